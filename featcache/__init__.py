@@ -1,0 +1,70 @@
+"""featcache: embed every medical image once; probe the embeddings as often as you like."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+from featcache.registry import load_dotted
+
+if TYPE_CHECKING:
+    from featcache.catalog import list_datasets, list_models, list_stores, open
+    from featcache.datasets import Dataset, load_dataset
+    from featcache.errors import FeatcacheError, FeatcacheWarning
+    from featcache.evaluation import probe
+    from featcache.extraction import extract
+    from featcache.models import load_model
+    from featcache.records import Estimate, ExtractionReport, Result, Task
+    from featcache.store import FeatureStore
+
+__version__ = importlib.metadata.version("featcache")
+
+_EXPORTS = {
+    "Dataset": "featcache.datasets:Dataset",
+    "Estimate": "featcache.records:Estimate",
+    "ExtractionReport": "featcache.records:ExtractionReport",
+    "FeatcacheError": "featcache.errors:FeatcacheError",
+    "FeatcacheWarning": "featcache.errors:FeatcacheWarning",
+    "FeatureStore": "featcache.store:FeatureStore",
+    "Result": "featcache.records:Result",
+    "Task": "featcache.records:Task",
+    "extract": "featcache.extraction:extract",
+    "list_datasets": "featcache.catalog:list_datasets",
+    "list_models": "featcache.catalog:list_models",
+    "list_stores": "featcache.catalog:list_stores",
+    "load_dataset": "featcache.datasets:load_dataset",
+    "load_model": "featcache.models:load_model",
+    "open": "featcache.catalog:open",
+    "probe": "featcache.evaluation:probe",
+}
+
+__all__ = [
+    "Dataset",
+    "Estimate",
+    "ExtractionReport",
+    "FeatcacheError",
+    "FeatcacheWarning",
+    "FeatureStore",
+    "Result",
+    "Task",
+    "extract",
+    "list_datasets",
+    "list_models",
+    "list_stores",
+    "load_dataset",
+    "load_model",
+    "open",
+    "probe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'featcache' has no attribute {name!r}")
+    value = load_dotted(_EXPORTS[name])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

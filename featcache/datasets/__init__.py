@@ -1,0 +1,9 @@
+"""Datasets: what the samples are, where their files lie, what is known about them.
+
+A dataset is a table of samples plus a few facts. It opens no image; labels never enter the feature cache.
+"""
+
+from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, DatasetSpec, dataset_root, load_dataset
+from featcache.datasets.catalog import DATASETS
+
+__all__ = ["DATASETS", "SAMPLE_COLUMNS", "Dataset", "DatasetSpec", "dataset_root", "load_dataset"]

@@ -1,0 +1,100 @@
+"""``folder``: one subfolder a class, optionally below ``train``, ``val`` and ``test``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name
+from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
+from featcache.errors import DatasetError
+from featcache.imaging import decoder_of, is_image_file
+from featcache.records import Task
+
+__all__ = ["load"]
+
+
+def load(root: Path, *, seed: int = 0) -> Dataset:
+    """Read ``ROOT/<class>/…/*.png`` or ``ROOT/{train,val,test}/<class>/…/*.png``.
+
+    The id of a sample is its path below the root. Files whose extension names no image are left out and
+    counted in the notes; links to folders are not followed.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    seed
+        Of the split, where the folders give none.
+
+    Raises
+    ------
+    DatasetError
+        If there are no class folders, or no images in them.
+    """
+    files = sorted(_files(root))
+    images = [path for path in files if is_image_file(path) and decoder_of(path) == "raster"]
+    has_splits = bool(images) and all(normalized_split(path.parts[0]) in SPLITS for path in images)
+    depth = 2 if has_splits else 1
+    misplaced = [path for path in images if len(path.parts) <= depth]
+    if not images or misplaced:
+        found = f"{len(images)} images" + (f", {misplaced[0]} outside any class folder" if misplaced else "")
+        raise DatasetError(
+            f"dataset 'folder' at {root}: found {found}",
+            remedy="Expected ROOT/<class>/image.png or ROOT/train/<class>/image.png (also val, test).",
+        )
+    label = pd.Series([path.parts[depth - 1] for path in images], dtype="str")
+    classes = tuple(sorted(label.unique()))
+    missing = pd.Series([None] * len(images), dtype="str")
+    split = (
+        pd.Series([normalized_split(path.parts[0]) for path in images], dtype="str")
+        if has_splits
+        else seeded_split(label, missing, seed=seed)
+    )
+    names = pd.Series([str(path) for path in images], dtype="str")
+    samples = pd.DataFrame(
+        {
+            "id": names,
+            "path": names,
+            "selector": pd.Series([""] * len(images), dtype="str"),
+            "patient": missing,
+            "volume": missing,
+            "axis": missing,
+            "index": pd.Series([None] * len(images), dtype="Int64"),
+            "split": split,
+        },
+        columns=list(SAMPLE_COLUMNS),
+    ).assign(label=label)
+    return Dataset(
+        name=generic_name(root),
+        root=root,
+        samples=samples,
+        tasks=(Task("label", "binary" if len(classes) == 2 else "multiclass", ("label",), classes),)
+        if len(classes) > 1
+        else (),
+        split_origin="folder" if has_splits else "seeded",
+        notes=_notes(has_splits, seed, len(files) - len(images)),
+    )
+
+
+def _files(root: Path) -> Iterator[PurePosixPath]:
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in names:
+            if not name.startswith("."):
+                yield PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
+
+
+def _notes(has_splits: bool, seed: int, left_out: int) -> tuple[str, ...]:
+    notes = []
+    if not has_splits:
+        notes.append(
+            f"The folders give no split: 60/20/20 by image, stratified, seed {seed}. Without patient ids, "
+            "images of one patient may be on both sides; use `table` with a patient column to prevent that."
+        )
+    if left_out:
+        notes.append(f"{left_out} files are no images by their extension and were left out.")
+    return tuple(notes)

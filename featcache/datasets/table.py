@@ -1,0 +1,196 @@
+"""``table``: a CSV or Parquet file with a path, labels, a split and a patient for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+import pandas as pd
+
+from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name
+from featcache.datasets.splits import normalized_split, seeded_split
+from featcache.errors import ConfigurationError, DatasetError
+from featcache.records import Task
+from featcache.registry import nearest
+
+__all__ = ["load"]
+
+
+def load(
+    root: Path,
+    *,
+    table: Path | str | None = None,
+    path_column: str = "path",
+    label_columns: Sequence[str] = (),
+    split_column: str = "split",
+    patient_column: str = "patient",
+    id_column: str | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Read a table of images.
+
+    One label column is a binary or multi-class task (a missing value is a missing label). Several are one
+    multi-label task, their values 0, 1 or missing. All other columns are kept beside the samples.
+
+    Parameters
+    ----------
+    root
+        Paths in the table are relative to it; absolute ones must lie below it.
+    table
+        CSV (UTF-8, with or without BOM) or Parquet; default: the only one in ``root``.
+    path_column, split_column, patient_column
+        Names in the table. The last two may be absent under their default names.
+    label_columns
+        Default: the column ``label``, if there is one.
+    id_column
+        Default: the path is the id.
+    seed
+        Of the split by patient, where the table has no split column.
+
+    Raises
+    ------
+    DatasetError
+        For an unreadable table, a missing column (with the nearest names), a path outside the root.
+    """
+    file = _find(root, table)
+    frame = _read(file)
+    labels = tuple(label_columns) or (("label",) if "label" in frame.columns else ())
+    paths = _relative(_column(frame, path_column, file).astype("str"), root, file)
+    patient = _optional(frame, patient_column, "patient", file)
+    split = _optional(frame, split_column, "split", file)
+    tasks = _tasks(frame, labels, file)
+    ids = paths if id_column is None else _column(frame, id_column, file).astype("str")
+    missing = pd.Series([None] * len(frame), dtype="str")
+    has_split = bool(split.notna().any())
+    if has_split:
+        split = split.map(normalized_split, na_action="ignore").astype("str")
+    else:
+        stratum = frame[labels[0]].astype("str") if len(labels) == 1 else missing.fillna("")
+        split = seeded_split(stratum, patient, seed=seed)
+    samples = pd.DataFrame(
+        {
+            "id": ids,
+            "path": paths,
+            "selector": missing.fillna(""),
+            "patient": patient,
+            "volume": missing,
+            "axis": missing,
+            "index": pd.Series([None] * len(frame), dtype="Int64"),
+            "split": split,
+        },
+        columns=list(SAMPLE_COLUMNS),
+    )
+    used = {path_column, split_column, patient_column, id_column, *SAMPLE_COLUMNS, "digest"} - set(labels)
+    for column in frame.columns:
+        if column not in used:
+            samples[column] = _clean(frame[column])
+    by_patient = "by patient" if patient.notna().any() else "by image (no patient ids), stratified,"
+    return Dataset(
+        name=generic_name(root),
+        root=root,
+        samples=samples,
+        tasks=tasks,
+        split_origin="table" if has_split else "seeded",
+        notes=() if has_split else (f"The table gives no split: 60/20/20 {by_patient} seed {seed}.",),
+    )
+
+
+def _find(root: Path, table: Path | str | None) -> Path:
+    if table is not None:
+        places = [Path(table), root / table]
+        for place in places:
+            if place.is_file():
+                return place
+        raise DatasetError(f"dataset 'table': no file {table}, neither here nor below {root}")
+    found = sorted([*root.glob("*.csv"), *root.glob("*.parquet")])
+    if len(found) != 1:
+        raise DatasetError(
+            f"dataset 'table': {root} has {len(found)} CSV or Parquet files, expected one",
+            remedy="Pass --table FILE.",
+        )
+    return found[0]
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        if file.suffix.lower() == ".parquet":
+            frame = pd.read_parquet(file)
+        else:
+            frame = pd.read_csv(file, encoding="utf-8-sig", skipinitialspace=True)
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"table {file} cannot be read: {error}") from error
+    frame = frame.reset_index(drop=True)
+    frame.columns = [str(name).strip() for name in frame.columns]
+    if frame.empty:
+        raise DatasetError(f"table {file} has no rows")
+    return frame
+
+
+def _column(frame: pd.DataFrame, name: str, file: Path) -> pd.Series[str]:
+    if name not in frame.columns:
+        columns = ", ".join(map(str, frame.columns))
+        raise DatasetError(
+            f"table {file} has no column {name!r}{nearest(name, map(str, frame.columns))} (columns: {columns})",
+            remedy="Name it with --path-column, --label-column, --split-column, --patient-column, --id-column.",
+        )
+    column = frame[name]
+    if name not in frame or column.isna().all():
+        raise DatasetError(f"table {file}: column {name!r} has no values")
+    return column
+
+
+def _optional(frame: pd.DataFrame, name: str, default: str, file: Path) -> pd.Series[str]:
+    if name == default and name not in frame.columns:
+        return pd.Series([None] * len(frame), dtype="str")
+    column = _column(frame, name, file)
+    if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")  # a patient 12 beside a missing one is not "12.0"
+    return column.astype("str")
+
+
+def _relative(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[str]:
+    missing = np.flatnonzero(paths.isna().to_numpy() | (paths == "nan").to_numpy())
+    if len(missing):
+        raise DatasetError(f"table {file}: {len(missing)} rows have no path, the first is row {missing[0] + 1}")
+    relative = []
+    for text in paths:
+        path = Path(PureWindowsPath(text).as_posix()) if "\\" in text else Path(text)
+        if path.is_absolute():
+            if not path.is_relative_to(root):
+                raise DatasetError(
+                    f"table {file}: {path} does not lie below the root {root}",
+                    remedy="Pass the folder that holds all images as --root.",
+                )
+            path = path.relative_to(root)
+        if ".." in path.parts:
+            raise DatasetError(f"table {file}: {text!r} leads out of the root {root}")
+        relative.append(path.as_posix())
+    return pd.Series(relative, dtype="str")
+
+
+def _tasks(frame: pd.DataFrame, labels: tuple[str, ...], file: Path) -> tuple[Task, ...]:
+    for name in labels:
+        _column(frame, name, file)
+    if len(labels) > 1:
+        for name in labels:
+            values = set(pd.unique(frame[name].dropna()))
+            if not values <= {0, 1}:
+                raise DatasetError(
+                    f"table {file}: label {name!r} has the values {sorted(map(str, values))[:5]}, expected 0 and 1",
+                    remedy="Several label columns are one multi-label task. Use one column for a multi-class task.",
+                )
+        return (Task("labels", "multilabel", labels, labels),)
+    if not labels:
+        return ()
+    classes = tuple(sorted(set(_clean(frame[labels[0]]).dropna().astype("str"))))
+    if len(classes) < 2:
+        raise ConfigurationError(f"table {file}: label {labels[0]!r} has one value only, {classes}")
+    return (Task(labels[0], "binary" if len(classes) == 2 else "multiclass", labels, classes),)
+
+
+def _clean(column: pd.Series[str]) -> pd.Series[str]:
+    """Whole numbers beside missing values stay whole (1, not 1.0)."""
+    if column.dtype.kind == "f" and column.notna().any() and (column.dropna() % 1 == 0).all():
+        return column.astype("Int64")
+    return column

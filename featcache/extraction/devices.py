@@ -1,0 +1,50 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from featcache.errors import ConfigurationError
+
+__all__ = ["PRECISIONS", "Precision", "best_precision", "default_batch_size", "resolve_device"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def resolve_device(device: str = "auto") -> str:
+    """``auto`` is CUDA, else MPS, else the CPU; anything else must be a device that torch has here.
+
+    Raises
+    ------
+    ConfigurationError
+        If that device is not there.
+    """
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}",
+            remedy="`featcache doctor` lists the devices of this machine.",
+        ) from error
+    return device
+
+
+def best_precision(device: str) -> Precision:
+    """bf16 on NVIDIA GPUs from Ampere on, otherwise fp32."""
+    import torch
+
+    ampere = device.startswith("cuda") and torch.cuda.get_device_capability(device)[0] >= 8
+    return "bf16" if ampere else "fp32"
+
+
+def default_batch_size(device: str) -> int:
+    """Images a batch, a power of two so that batches fill segments."""
+    return 32 if device == "cpu" else 128

@@ -1,0 +1,206 @@
+"""What has to be computed: the samples' digests against what the store has committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featcache.datasets import Dataset
+from featcache.errors import ConfigurationError
+from featcache.extraction.devices import PRECISIONS, best_precision, resolve_device
+from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, preset
+from featcache.models import (
+    ENCODER_VERSIONS,
+    Encoder,
+    ModelSpec,
+    WeightsSource,
+    load_encoder,
+    locate_weights,
+    resolve_model,
+)
+from featcache.records import Failure
+from featcache.store import (
+    FeatureStore,
+    Key,
+    SampleTable,
+    StatIndex,
+    row_digest,
+    store_paths,
+    write_samples,
+)
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything an extraction is going to do. Making it reads no pixels and, if it can, imports no torch."""
+
+    dataset: Dataset
+    """The samples."""
+    folder: Path
+    """The dataset's folder in the home."""
+    spec: ModelSpec
+    """The model."""
+    weights: WeightsSource
+    """Where its weights come from."""
+    preprocess: Preprocess
+    """Pixels to tensor."""
+    key: Key
+    """Of the features; names the store."""
+    digests: tuple[bytes | None, ...]
+    """Digest of each sample; None where its file could not be read."""
+    pending: NDArray[np.int64]
+    """Rows of ``dataset.samples`` to embed: the first of each digest that is not committed, in order."""
+    reused: int
+    """Readable samples that need no forward pass."""
+    failures: tuple[Failure, ...]
+    """Samples whose files could not be read."""
+    encoder: Encoder | None
+    """Loaded already, if its digest had to be computed."""
+    notes: tuple[str, ...]
+    """What the user should know."""
+
+    @property
+    def store(self) -> Path:
+        """Folder of the store."""
+        return self.folder / self.key.store_name
+
+
+def make_plan(
+    model: str,
+    dataset: Dataset,
+    *,
+    home: Path,
+    registry_name: str,
+    weights: Path | str | None = None,
+    preprocess: str | Preprocess = "model",
+    image_size: int | None = None,
+    precision: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Plan:
+    """Find out what is missing, and write ``samples.parquet``.
+
+    Parameters are those of :func:`featcache.extract`; ``registry_name`` is the dataset's loader.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
+    spec = resolve_model(model)
+    recipe = preset(preprocess, spec, image_size) if isinstance(preprocess, str) else preprocess
+    source = locate_weights(spec, None if weights is None else Path(weights))
+    index = StatIndex()
+    digests, failures = _digests(dataset, index)
+    folder = home / dataset.name
+    _write_table(folder, dataset, registry_name, digests)
+    weights_digest, encoder = _weights_digest(spec, source, recipe, index)
+    key = Key(
+        model=spec.name,
+        weights=weights_digest,
+        precision=precision,
+        runtime="torch",
+        dtype=_dtype(dtype, spec),
+        preprocess=recipe.as_dict(),
+        decoders=_decoders(dataset),
+        encoder=ENCODER_VERSIONS[spec.source],
+    )
+    key, notes = _settle_precision(key, folder, device)
+    store = folder / key.store_name
+    committed = FeatureStore(store).committed() if (store / "zarr.json").is_file() else {}
+    seen = set(committed)
+    pending = []
+    for row, digest in enumerate(digests):
+        if digest is not None and digest not in seen:
+            seen.add(digest)
+            pending.append(row)
+    return Plan(
+        dataset=dataset,
+        folder=folder,
+        spec=spec,
+        weights=source,
+        preprocess=recipe,
+        key=key,
+        digests=tuple(digests),
+        pending=np.array(pending, dtype=np.int64),
+        failures=tuple(failures),
+        encoder=encoder,
+        notes=(*dataset.notes, *notes),
+    )
+
+
+def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], list[Failure]]:
+    paths = dataset.samples["path"].tolist()
+    selectors = dataset.samples["selector"].tolist()
+    content, errors = index.file_digests(dataset.root / path for path in dict.fromkeys(paths))
+    content_of = {path: content.get(dataset.root / path) for path in dict.fromkeys(paths)}
+    digests: list[bytes | None] = []
+    failures = []
+    for row, (path, selector) in enumerate(zip(paths, selectors, strict=True)):
+        found = content_of[path]
+        digests.append(None if found is None else row_digest(found, selector))
+        if found is None:
+            error = errors[dataset.root / path]
+            failures.append(
+                Failure(
+                    id=dataset.samples["id"].iat[row],
+                    path=path,
+                    reason=f"the file cannot be read: {error.strerror or error}",
+                    remedy="Restore the file or its permissions, or remove its row.",
+                )
+            )
+    return digests, failures
+
+
+def _write_table(
+    folder: Path, dataset: Dataset, registry_name: str, digests: list[bytes | None]
+) -> None:
+    frame = dataset.samples.copy()
+    frame.insert(1, "digest", pd.Series([None if d is None else d.hex() for d in digests], dtype="str"))
+    table = SampleTable(registry_name, frame, dataset.tasks, dataset.split_origin, dataset.notes)
+    write_samples(folder, table)
+
+
+def _weights_digest(
+    spec: ModelSpec, source: WeightsSource, recipe: Preprocess, index: StatIndex
+) -> tuple[str, Encoder | None]:
+    """The digest of the weights, remembered if the same files were loaded before."""
+    identity = f"{spec.name}|{ENCODER_VERSIONS[spec.source]}|{source.identity}"
+    known = index.weights_digest(identity)
+    if known is not None:
+        return known, None
+    encoder = load_encoder(spec, source, image_size=recipe.crop)
+    index.remember_weights(identity, encoder.weights_digest)
+    return encoder.weights_digest, encoder
+
+
+def _decoders(dataset: Dataset) -> Mapping[str, int]:
+    used = {decoder_of(path) for path in dataset.samples["path"].unique()}
+    return {name: version for name, version in sorted(DECODER_VERSIONS.items()) if name in used}
+
+
+def _dtype(dtype: str, spec: ModelSpec) -> str:
+    if dtype == "auto":
+        return "float16" if spec.float16_safe else "float32"
+    if dtype not in ("float16", "float32"):
+        raise ConfigurationError(f"unknown dtype {dtype!r}", remedy="Known: auto, float16, float32.")
+    return dtype
+
+
+def _settle_precision(key: Key, folder: Path, device: str) -> tuple[Key, tuple[str, ...]]:
+    """With ``auto``, an existing store of this model and preprocessing decides; else the device."""
+    if key.precision != "auto":
+        return key, ()
+    existing = [FeatureStore(path).key for path in store_paths(folder.parent, folder.name)]
+    fitting: list[Any] = [
+        found for found in existing if replace(found, precision="auto").digest == key.digest
+    ]
+    if len(fitting) == 1:
+        found = fitting[0]
+        return found, (f"Precision auto: continues the existing store in {found.precision}.",)
+    return replace(key, precision=best_precision(resolve_device(device))), ()

@@ -1,0 +1,126 @@
+"""Samples to tensors: many threads read ahead, results come in the order of the samples."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featcache.errors import ImageError
+from featcache.imaging import Preprocess, read, select, to_tensor
+from featcache.records import Failure, Image, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Job", "Prepared", "Reader"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One sample to embed."""
+
+    sample: Sample
+    """What to read."""
+    relative_path: str
+    """Its file for messages, relative to the dataset's root."""
+    digest: bytes
+    """16 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job's pixels, or why there are none."""
+
+    job: Job
+    """The sample."""
+    tensor: torch.Tensor | None
+    """(3, S, S) float32; None if the image cannot be used."""
+    failure: Failure | None
+    """Set exactly if ``tensor`` is None."""
+    constant: bool
+    """A two-dimensional file all of whose pixels are equal: valid, and worth a warning."""
+    seconds: float
+    """Time spent reading, decoding and preprocessing."""
+
+
+class Reader:
+    """Reads batches of jobs ahead of their use with a pool of threads.
+
+    Parameters
+    ----------
+    preprocess
+        Pixels to tensor.
+    workers
+        Threads. Decoders and resizing release the interpreter lock.
+    ahead
+        Batches in flight: the memory bound is ``ahead`` batches of tensors and ``workers`` open volumes.
+    """
+
+    def __init__(self, preprocess: Preprocess, *, workers: int, ahead: int = 3) -> None:
+        self._preprocess = preprocess
+        self._workers = workers
+        self._ahead = ahead
+        self._volumes = _Volumes(capacity=workers)
+
+    def read(self, batches: Iterable[Sequence[Job]]) -> Iterator[list[Prepared]]:
+        """Yield the prepared jobs of each batch, in order."""
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="featcache-read")
+        flying: deque[list[Future[Prepared]]] = deque()
+        try:
+            for batch in batches:
+                flying.append([pool.submit(self._prepare, job) for job in batch])
+                if len(flying) > self._ahead:
+                    yield [future.result() for future in flying.popleft()]
+            while flying:
+                yield [future.result() for future in flying.popleft()]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, job: Job) -> Prepared:
+        begin = time.perf_counter()
+        tensor, failure, constant = None, None, False
+        try:
+            image = self._volumes.read(job.sample.path)
+            plane = select(image, job.sample.selector)
+            if plane.size == 0:
+                raise ImageError("the image has no pixels", remedy="Copy the file again from its source.")
+            constant = image.kind == "plane" and bool(plane.min() == plane.max())
+            tensor = to_tensor(plane, image.value_range, self._preprocess)
+        except ImageError as error:
+            failure = Failure(job.sample.id, job.relative_path, error.message, error.remedy or "")
+        except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the run
+            reason = f"{type(error).__name__}: {error}"
+            failure = Failure(job.sample.id, job.relative_path, reason, "Look at the file; if it opens, report this.")
+        return Prepared(job, tensor, failure, constant, time.perf_counter() - begin)
+
+
+class _Volumes:
+    """The files being read: a volume is decoded once for its neighbouring slices, by the thread that asks first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._images: OrderedDict[Path, Future[Image]] = OrderedDict()
+
+    def read(self, path: Path) -> Image:
+        with self._lock:
+            future = self._images.get(path)
+            first = future is None
+            if future is None:
+                future = self._images[path] = Future()
+            self._images.move_to_end(path)
+            while len(self._images) > self._capacity:
+                self._images.popitem(last=False)
+        if first:
+            try:
+                future.set_result(read(path))
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+        return future.result()

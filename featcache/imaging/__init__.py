@@ -1,0 +1,20 @@
+"""Image files to pixels: ``read(path) -> Image``, ``select`` one plane, ``Preprocess`` for the encoder.
+
+Importing this package is cheap: decoders load with the first file, torch with the first tensor.
+"""
+
+from featcache.imaging.planes import select
+from featcache.imaging.preprocess import PRESETS, Preprocess, preset, to_tensor
+from featcache.imaging.reader import DECODER_VERSIONS, decoder_of, is_image_file, read
+
+__all__ = [
+    "DECODER_VERSIONS",
+    "PRESETS",
+    "Preprocess",
+    "decoder_of",
+    "is_image_file",
+    "preset",
+    "read",
+    "select",
+    "to_tensor",
+]

@@ -1,0 +1,66 @@
+"""``select``: the two-dimensional part of an image that a sample is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import ImageError
+from featcache.records import Axis, Image, Selector
+
+__all__ = ["select", "slice_count"]
+
+_AXIS_OF: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+def slice_count(shape: tuple[int, ...], axis: Axis) -> int:
+    """How many slices an (X, Y, Z) canonical volume has along an axis."""
+    return shape[_AXIS_OF[axis]]
+
+
+def select(image: Image, selector: Selector) -> NDArray[Any]:
+    """Cut out what a selector names.
+
+    Slices are shown as DICOM shows them: axial and coronal with the patient's right on the left side,
+    anterior (axial) or superior (coronal, sagittal) at the top.
+
+    Returns
+    -------
+    ndarray
+        (H, W) or (H, W, 3), in the dtype of the image; a view where possible.
+
+    Raises
+    ------
+    ImageError
+        If a volume comes without an axis and index, or the selector lies outside the image.
+    """
+    plane = image.array if image.kind == "plane" else _slice(image, selector)
+    if selector.crop is not None:
+        row, column, height, width = selector.crop
+        inside = row >= 0 and column >= 0 and row + height <= plane.shape[0] and column + width <= plane.shape[1]
+        if not inside:
+            raise ImageError(
+                f"crop {selector.crop} (row, column, height, width) leaves the plane of {plane.shape[:2]} pixels",
+                remedy="Check the crop against the image's size.",
+            )
+        plane = plane[row : row + height, column : column + width]
+    return plane[:, ::-1] if selector.mirror else plane
+
+
+def _slice(image: Image, selector: Selector) -> NDArray[Any]:
+    if selector.axis is None or selector.index is None:
+        raise ImageError(
+            "the file is a volume and the sample names no slice",
+            remedy="Give the sample an axis and an index.",
+        )
+    axis = _AXIS_OF[selector.axis]
+    if not 0 <= selector.index < image.array.shape[axis]:
+        raise ImageError(
+            f"{selector.axis} slice {selector.index} is outside 0..{image.array.shape[axis] - 1}",
+            remedy="Check the slice numbers against the volume's shape.",
+        )
+    plane = np.take(image.array, selector.index, axis=axis)
+    # (first, second) axis -> rows from the second downwards, columns from the first; x runs right to left.
+    return plane.T[::-1, ::-1]

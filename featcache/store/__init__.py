@@ -1,0 +1,31 @@
+"""The feature store: content-addressed rows in one Zarr v3 group per cache key (``docs/format.md``)."""
+
+from featcache.store.digests import StatIndex, file_digest, row_digest
+from featcache.store.feature_store import FORMAT_VERSION, FeatureStore, find_store
+from featcache.store.home import find_home, last_store, remember_last_store, state_folder, store_paths
+from featcache.store.keys import Key
+from featcache.store.reading import FeatureArray
+from featcache.store.samples import SampleTable, read_samples, write_samples
+from featcache.store.writer import StoreWriter, open_writer, write_quarantine
+
+__all__ = [
+    "FORMAT_VERSION",
+    "FeatureArray",
+    "FeatureStore",
+    "Key",
+    "SampleTable",
+    "StatIndex",
+    "StoreWriter",
+    "file_digest",
+    "find_home",
+    "find_store",
+    "last_store",
+    "open_writer",
+    "read_samples",
+    "remember_last_store",
+    "row_digest",
+    "state_folder",
+    "store_paths",
+    "write_quarantine",
+    "write_samples",
+]

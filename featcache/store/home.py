@@ -1,0 +1,64 @@
+"""Where stores lie: the home (shared, maybe read-only) and the user's own state folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import platformdirs
+
+from featcache.store.durable import write_durably
+
+__all__ = ["find_home", "last_store", "remember_last_store", "state_folder", "store_paths"]
+
+
+def find_home(home: Path | str | None = None) -> Path:
+    """The folder of all stores: ``home``, else FEATCACHE_HOME, else the platform's user data folder."""
+    if home is not None:
+        return Path(home).expanduser().absolute()
+    if os.environ.get("FEATCACHE_HOME"):
+        return Path(os.environ["FEATCACHE_HOME"]).expanduser().absolute()
+    return Path(platformdirs.user_data_dir("featcache", appauthor=False))
+
+
+def state_folder() -> Path:
+    """The user's own folder for what can be made anew: FEATCACHE_STATE, else the platform's state folder."""
+    if os.environ.get("FEATCACHE_STATE"):
+        return Path(os.environ["FEATCACHE_STATE"]).expanduser().absolute()
+    return Path(platformdirs.user_state_dir("featcache", appauthor=False))
+
+
+def store_paths(home: Path, dataset: str | None = None) -> list[Path]:
+    """All stores of a home, or of one dataset, sorted by name."""
+    pattern = f"{dataset or '*'}/*.zarr/zarr.json"
+    return sorted(path.parent for path in home.glob(pattern))
+
+
+def remember_last_store(home: Path, store: Path) -> None:
+    """Note which store was extracted last; where the state folder cannot be written, nothing is noted."""
+    folder = state_folder()
+    known = _last_by_home()
+    known[str(home)] = str(store)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / "last.json", json.dumps(known, indent=1).encode())
+    except OSError:
+        return
+
+
+def last_store(home: Path) -> Path | None:
+    """The store of this home that this user extracted last; else the newest one; None in an empty home."""
+    noted = _last_by_home().get(str(home))
+    if noted is not None and (Path(noted) / "zarr.json").is_file():
+        return Path(noted)
+    stores = store_paths(home)
+    return max(stores, key=lambda store: (store / "segments").stat().st_mtime, default=None)
+
+
+def _last_by_home() -> dict[str, str]:
+    try:
+        known = json.loads((state_folder() / "last.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return known if isinstance(known, dict) else {}

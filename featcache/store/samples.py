@@ -1,0 +1,127 @@
+"""``samples.parquet``: which sample has which digest, and what is known of it. Replaceable at any time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from featcache.errors import ConfigurationError, StoreCorruptError, StoreVersionError
+from featcache.records import Task
+from featcache.store.durable import write_durably
+
+__all__ = ["SAMPLES_VERSION", "SampleTable", "read_samples", "write_samples"]
+
+SAMPLES_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTable:
+    """The samples of a dataset and the facts that probes need, without the dataset's files."""
+
+    registry_name: str
+    """Which dataset loader made it."""
+    frame: pd.DataFrame
+    """Columns ``id``, ``digest`` (32 hexadecimal digits; missing for unreadable files), ``path`` … labels."""
+    tasks: tuple[Task, ...]
+    """Tasks that the label columns answer."""
+    split_origin: str
+    """Where the split comes from; ``within-subject`` for one subject on both sides."""
+    notes: tuple[str, ...]
+    """Sentences that results must carry."""
+
+
+def samples_file(folder: Path) -> Path:
+    """Path of the table in a dataset's folder of the home."""
+    return folder / "samples.parquet"
+
+
+def read_samples(folder: Path) -> SampleTable | None:
+    """Read the table of a dataset's folder; None if there is none.
+
+    Raises
+    ------
+    StoreCorruptError
+        If the file is no such table.
+    StoreVersionError
+        If a newer featcache wrote it.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    path = samples_file(folder)
+    if not path.is_file():
+        return None
+    try:
+        table = pyarrow.parquet.read_table(path)
+        facts = json.loads((table.schema.metadata or {})[b"featcache"])
+        version = int(facts["version"])
+        tasks = tuple(_task(task) for task in facts["tasks"]) if version <= SAMPLES_VERSION else ()
+    except (pyarrow.ArrowInvalid, KeyError, ValueError, TypeError) as error:
+        raise StoreCorruptError(
+            f"{path} is not a featcache samples table ({error})",
+            remedy="Run `featcache extract` again: it writes the table anew and computes nothing twice.",
+        ) from error
+    if version > SAMPLES_VERSION:
+        raise StoreVersionError(
+            f"{path} has version {version}, this featcache reads up to {SAMPLES_VERSION}",
+            remedy="Upgrade featcache.",
+        )
+    return SampleTable(
+        facts["dataset"], table.to_pandas(), tasks, facts["split_origin"], tuple(facts["notes"])
+    )
+
+
+def write_samples(folder: Path, table: SampleTable) -> None:
+    """Replace the table durably; unchanged content is not written again.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder holds another dataset: another loader, or neither an id nor an image in common.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    before = read_samples(folder)
+    if before is not None:
+        _refuse_clash(folder, before, table)
+    facts = {
+        "version": SAMPLES_VERSION,
+        "dataset": table.registry_name,
+        "tasks": [asdict(task) for task in table.tasks],
+        "split_origin": table.split_origin,
+        "notes": list(table.notes),
+    }
+    arrow = pyarrow.Table.from_pandas(table.frame, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"featcache": json.dumps(facts)})
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(arrow, sink)
+    content = sink.getvalue().to_pybytes()
+    path = samples_file(folder)
+    if path.is_file() and path.read_bytes() == content:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(path, content)
+
+
+def _refuse_clash(folder: Path, before: SampleTable, after: SampleTable) -> None:
+    same_loader = before.registry_name == after.registry_name
+    common = (
+        set(before.frame["id"]) & set(after.frame["id"])
+        or set(before.frame["digest"].dropna()) & set(after.frame["digest"].dropna())
+    )
+    if not (same_loader and common):
+        raise ConfigurationError(
+            f"{folder} already holds another dataset ({before.registry_name!r}, {len(before.frame)} samples, "
+            "none in common with this one)",
+            remedy="Choose another name with --name, or another home.",
+        )
+
+
+def _task(fields: Mapping[str, Any]) -> Task:
+    return Task(**{**fields, "columns": tuple(fields["columns"]), "classes": tuple(fields["classes"])})

@@ -1,0 +1,148 @@
+"""The bytes of a Zarr v3 group: metadata documents and uncompressed chunks with a crc32c.
+
+Writing chunks is ours because a commit needs what no Zarr library promises: write to the side, fsync,
+rename. Reading is ours because uncompressed chunks can be read straight into place. Any Zarr v3 library
+reads the result; ``docs/format.md`` is the specification.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import StoreCorruptError
+
+__all__ = ["ArrayLayout", "chunk_file", "decode_chunk", "encode_chunk", "encode_strings", "group_document"]
+
+ArrayType = Literal["float16", "float32", "uint8", "string"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLayout:
+    """Type and chunking of one array; rows are its first axis."""
+
+    name: str
+    """Its folder in the group."""
+    dtype: ArrayType
+    """Little-endian numbers, or ``string`` (UTF-8, vlen-utf8 codec)."""
+    row_shape: tuple[int, ...]
+    """Shape of one row; () for one value a row."""
+    chunk_rows: int
+    """Rows a chunk; the other axes are not split."""
+
+    def document(self, rows: int) -> dict[str, Any]:
+        """The array's ``zarr.json`` at a length of ``rows``."""
+        serializer = (
+            {"name": "vlen-utf8", "configuration": {}}
+            if self.dtype == "string"
+            else {"name": "bytes"}
+            if self.dtype == "uint8"
+            else {"name": "bytes", "configuration": {"endian": "little"}}
+        )
+        fill_value: str | int = "NaN" if self.dtype.startswith("float") else "" if self.dtype == "string" else 0
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [rows, *self.row_shape],
+            "data_type": self.dtype,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [self.chunk_rows, *self.row_shape]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": fill_value,
+            "codecs": [serializer, {"name": "crc32c"}],
+            "attributes": {},
+            "storage_transformers": [],
+        }
+
+    @classmethod
+    def from_document(cls, name: str, document: dict[str, Any]) -> ArrayLayout:
+        """The layout that a ``zarr.json`` describes."""
+        chunk_shape = document["chunk_grid"]["configuration"]["chunk_shape"]
+        return cls(name, document["data_type"], tuple(document["shape"][1:]), int(chunk_shape[0]))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row on disk; numeric arrays only."""
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.row_shape, dtype=np.int64))
+
+
+def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The ``zarr.json`` of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """JSON as it is written to disk."""
+    return json.dumps(document, indent=1, ensure_ascii=False).encode()
+
+
+def chunk_file(store: Path, layout: ArrayLayout, chunk: int) -> Path:
+    """Path of a chunk: ``cls/c/5/0``."""
+    return store.joinpath(layout.name, "c", str(chunk), *["0"] * len(layout.row_shape))
+
+
+def encode_chunk(layout: ArrayLayout, rows: NDArray[Any]) -> bytes:
+    """A whole chunk from at most ``chunk_rows`` rows; the rest is fill value (NaN or 0)."""
+    full = np.full(
+        (layout.chunk_rows, *layout.row_shape),
+        np.nan if layout.dtype.startswith("float") else 0,
+        dtype=np.dtype(layout.dtype).newbyteorder("<"),
+    )
+    full[: len(rows)] = rows
+    return with_checksum(full.tobytes())
+
+
+def encode_strings(layout: ArrayLayout, values: list[str]) -> bytes:
+    """A whole chunk of strings: count, then length and UTF-8 bytes of each, all lengths uint32."""
+    padded = values + [""] * (layout.chunk_rows - len(values))
+    parts = [struct.pack("<I", len(padded))]
+    for value in padded:
+        encoded = value.encode()
+        parts += [struct.pack("<I", len(encoded)), encoded]
+    return with_checksum(b"".join(parts))
+
+
+def with_checksum(content: bytes) -> bytes:
+    """Content followed by its crc32c as uint32, little-endian (the crc32c codec)."""
+    return content + struct.pack("<I", google_crc32c.value(content))
+
+
+def decode_chunk(path: Path, layout: ArrayLayout) -> NDArray[Any]:
+    """Read one numeric chunk and check its crc32c.
+
+    Returns
+    -------
+    ndarray
+        (chunk_rows, *row_shape), not writable.
+
+    Raises
+    ------
+    StoreCorruptError
+        If the file is missing, has another length, or fails its checksum.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise StoreCorruptError(f"a committed chunk is missing: {path}", remedy=_REMEDY) from None
+    expected = layout.chunk_rows * layout.row_bytes
+    if len(content) != expected + 4:
+        raise StoreCorruptError(
+            f"a committed chunk has {len(content)} bytes, expected {expected + 4}: {path}", remedy=_REMEDY
+        )
+    body = memoryview(content)[:-4]
+    if google_crc32c.value(bytes(body)) != struct.unpack("<I", content[-4:])[0]:
+        raise StoreCorruptError(f"a committed chunk fails its checksum: {path}", remedy=_REMEDY)
+    flat = np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<"))
+    return cast(NDArray[Any], flat.reshape(layout.chunk_rows, *layout.row_shape))
+
+
+_REMEDY = "The disk or a copy damaged the store. Restore it, or remove its folder and extract again."
