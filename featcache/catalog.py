@@ -11,9 +11,7 @@ from featcache.store import FeatureStore, find_home, find_store, store_paths
 __all__ = ["list_datasets", "list_models", "list_stores", "open"]
 
 
-def open(  # noqa: A001 - read as featcache.open, as zarr.open and h5py.File are
-    target: str | Path | None = None, *, model: str | None = None, home: Path | str | None = None
-) -> FeatureStore:
+def open(target: str | Path | None = None, *, model: str | None = None, home: Path | str | None = None) -> FeatureStore:
     """Open a feature store for reading.
 
     Parameters

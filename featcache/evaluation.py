@@ -175,9 +175,7 @@ def _group_codes(store: FeatureStore, rows: NDArray[np.int64]) -> NDArray[np.int
     return codes.astype(np.int64)
 
 
-def _overlap_notes(
-    store: FeatureStore, parts: Mapping[str, _Part], split: str, allowed: bool
-) -> list[str]:
+def _overlap_notes(store: FeatureStore, parts: Mapping[str, _Part], split: str, allowed: bool) -> list[str]:
     patients = _groups(store)
     if patients is None:
         if store.split_origin == "within-subject":

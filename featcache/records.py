@@ -45,8 +45,8 @@ class Selector:
     """Flip left to right after the crop."""
 
     def to_text(self) -> str:
-        """The canonical JSON text: sorted, without defaults, ``""`` for the whole file. Part of the digest."""
-        fields = {name: value for name, value in asdict(self).items() if value not in (None, False)}
+        """The canonical JSON: sorted, without defaults, ``""`` for the whole file. Part of the digest."""
+        fields = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
         return json.dumps(fields, sort_keys=True, separators=(",", ":")) if fields else ""
 
     @classmethod

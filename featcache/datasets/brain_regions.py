@@ -124,6 +124,7 @@ def _structure_voxels(
 ) -> tuple[tuple[int, ...], int, dict[tuple[str, str], NDArray[np.int64]]]:
     """Template shape, x index of the midline, and template voxels (n, 3) by structure group and side."""
     import nibabel
+    from nibabel.affines import apply_affine
 
     template = nibabel.as_closest_canonical(nibabel.load(root / TEMPLATE))
     atlas = nibabel.load(root / ATLAS)
@@ -135,14 +136,12 @@ def _structure_voxels(
         for side in ("L", "R"):
             wanted = labels["name"].str.startswith(prefixes) & labels["name"].str.endswith(f"_{side}")
             found = np.argwhere(np.isin(regions, labels["index"][wanted]))
-            moved = nibabel.affines.apply_affine(to_template @ atlas.affine, found)
+            moved = apply_affine(to_template @ atlas.affine, found)
             voxels[name, side] = np.unique(np.rint(moved).astype(np.int64), axis=0)
     return template.shape, round(float(to_template[0, 3])), voxels
 
 
-def _own_side(
-    centres: NDArray[np.int64], side: str, shape: tuple[int, ...], midline: int
-) -> NDArray[np.int64]:
+def _own_side(centres: NDArray[np.int64], side: str, shape: tuple[int, ...], midline: int) -> NDArray[np.int64]:
     """Move centres so that [x - 24, x + 24) stays on one side of the midline; drop those at the border."""
     half = CROP // 2
     moved = centres.copy()

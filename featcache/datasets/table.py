@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -145,7 +146,7 @@ def _optional(frame: pd.DataFrame, name: str, default: str, file: Path) -> pd.Se
         return pd.Series([None] * len(frame), dtype="str")
     column = _column(frame, name, file)
     if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")  # a patient 12 beside a missing one is not "12.0"
+        return column.astype("Int64").astype("str")  # a patient 12 beside a missing one is not "12.0"
     return column.astype("str")
 
 
@@ -189,7 +190,7 @@ def _tasks(frame: pd.DataFrame, labels: tuple[str, ...], file: Path) -> tuple[Ta
     return (Task(labels[0], "binary" if len(classes) == 2 else "multiclass", labels, classes),)
 
 
-def _clean(column: pd.Series[str]) -> pd.Series[str]:
+def _clean(column: pd.Series[Any]) -> pd.Series[Any]:
     """Whole numbers beside missing values stay whole (1, not 1.0)."""
     if column.dtype.kind == "f" and column.notna().any() and (column.dropna() % 1 == 0).all():
         return column.astype("Int64")

@@ -129,11 +129,8 @@ def _compute(
     device = resolve_device(device)
     encoder = plan.encoder or load_encoder(plan.spec, plan.weights, image_size=plan.preprocess.crop)
     encoder = encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
-    paths = plan.dataset.samples["path"]
-    jobs = [
-        Job(plan.dataset.sample(row), paths.iat[row], cast(bytes, plan.digests[row]))
-        for row in plan.pending.tolist()
-    ]
+    paths = plan.dataset.samples["path"].tolist()
+    jobs = [Job(plan.dataset.sample(row), paths[row], cast(bytes, plan.digests[row])) for row in plan.pending.tolist()]
     batch_size = batch_size or default_batch_size(device)
     with open_writer(
         plan.folder,
@@ -156,20 +153,17 @@ def _compute(
 
 def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
     """A file that failed once fails for every sample that is the same file under another name."""
-    samples = plan.dataset.samples
+    ids, paths = (plan.dataset.samples[column].tolist() for column in ("id", "path"))
     failed_ids = {failure.id: failure for failure in failures}
-    rows = [row for row in plan.pending.tolist() if samples["id"].iat[row] in failed_ids]
-    failed = {plan.digests[row]: failed_ids[samples["id"].iat[row]] for row in rows}
+    failed = {plan.digests[row]: failed_ids[ids[row]] for row in plan.pending.tolist() if ids[row] in failed_ids}
     return [
-        Failure(samples["id"].iat[row], samples["path"].iat[row], failed[digest].reason, failed[digest].remedy)
+        Failure(ids[row], paths[row], failed[digest].reason, failed[digest].remedy)
         for row, digest in enumerate(plan.digests)
         if digest in failed
     ]
 
 
-def _report(
-    plan: Plan, outcome: Outcome, failures: tuple[Failure, ...], seconds: float
-) -> ExtractionReport:
+def _report(plan: Plan, outcome: Outcome, failures: tuple[Failure, ...], seconds: float) -> ExtractionReport:
     rows = len(FeatureStore(plan.store)) if (plan.store / "zarr.json").is_file() else 0
     notes = list(plan.notes)
     if outcome.constant:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,7 @@ def run_pipeline(
     batch_size = min(batch_size, writer.chunk_rows)
     segments = [jobs[first : first + writer.chunk_rows] for first in range(0, len(jobs), writer.chunk_rows)]
     batches = [
-        segment[first : first + batch_size]
-        for segment in segments
-        for first in range(0, len(segment), batch_size)
+        segment[first : first + batch_size] for segment in segments for first in range(0, len(segment), batch_size)
     ]
     reading = Reader(preprocess, workers=workers).read(batches)
     writing: Future[None] | None = None
@@ -70,7 +69,7 @@ def run_pipeline(
             try:
                 while not rows.full:
                     prepared = next(reading)
-                    features = _encode(prepared, encoder, preprocess.crop, batch_size, device, outcome)
+                    features = _encode(prepared, encoder, (batch_size, preprocess.crop), device, outcome)
                     rows.add(prepared, features, outcome)
                     done += len(prepared)
                     if progress is not None:
@@ -98,15 +97,15 @@ def _wait(writing: Future[None] | None) -> None:
 def _encode(
     prepared: Sequence[Prepared],
     encoder: Encoder,
-    size: int,
-    batch_size: int,
+    shape: tuple[int, int],
     device: str,
     outcome: Outcome,
 ) -> dict[str, NDArray[np.float32]]:
-    """(n, …) float32 features of n <= ``batch_size`` images; the places of failed images hold nonsense."""
+    """(n, …) float32 features of n images, in a batch of ``shape`` (images, pixels); failed ones give nonsense."""
     import torch
 
     begin = time.perf_counter()
+    batch_size, size = shape
     pixels = torch.zeros(batch_size, 3, size, size)
     for place, image in enumerate(prepared):
         outcome.busy["read"] += image.seconds
@@ -121,7 +120,7 @@ def _encode(
 class _SegmentRows:
     """The rows of one segment while they are computed."""
 
-    def __init__(self, capacity: int, arrays: dict[str, tuple[int, ...]], dtype: np.dtype) -> None:  # type: ignore[type-arg]
+    def __init__(self, capacity: int, arrays: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
         self._capacity = capacity
         self._ids: list[str] = []
         self._digests = np.zeros((capacity, 16), np.uint8)
@@ -132,9 +131,7 @@ class _SegmentRows:
     def full(self) -> bool:
         return len(self._ids) == self._capacity
 
-    def add(
-        self, prepared: Sequence[Prepared], features: dict[str, NDArray[np.float32]], outcome: Outcome
-    ) -> None:
+    def add(self, prepared: Sequence[Prepared], features: dict[str, NDArray[np.float32]], outcome: Outcome) -> None:
         """Take over a batch; images that failed, and rows that cannot be stored, become failures."""
         with np.errstate(over="ignore"):
             stored = {name: array.astype(self._dtype) for name, array in features.items()}
@@ -167,7 +164,10 @@ def _numeric_failure(
     job: Job, features: dict[str, NDArray[np.float32]], stored: dict[str, NDArray[np.floating]], place: int
 ) -> Failure | None:
     if not all(np.isfinite(array[place]).all() for array in features.values()):
-        reason, remedy = "the encoder gave NaN or infinite features", "Try --precision fp32; look at the image."
+        reason, remedy = (
+            "the encoder gave NaN or infinite features",
+            "Try --precision fp32; look at the image.",
+        )
     elif not all(np.isfinite(array[place]).all() for array in stored.values()):
         reason, remedy = "a feature is larger than float16 can hold", "Extract with --dtype float32."
     else:

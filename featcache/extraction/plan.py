@@ -58,8 +58,6 @@ class Plan:
     """Digest of each sample; None where its file could not be read."""
     pending: NDArray[np.int64]
     """Rows of ``dataset.samples`` to embed: the first of each digest that is not committed, in order."""
-    reused: int
-    """Readable samples that need no forward pass."""
     failures: tuple[Failure, ...]
     """Samples whose files could not be read."""
     encoder: Encoder | None
@@ -137,6 +135,7 @@ def make_plan(
 def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], list[Failure]]:
     paths = dataset.samples["path"].tolist()
     selectors = dataset.samples["selector"].tolist()
+    ids = dataset.samples["id"].tolist()
     content, errors = index.file_digests(dataset.root / path for path in dict.fromkeys(paths))
     content_of = {path: content.get(dataset.root / path) for path in dict.fromkeys(paths)}
     digests: list[bytes | None] = []
@@ -148,7 +147,7 @@ def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], li
             error = errors[dataset.root / path]
             failures.append(
                 Failure(
-                    id=dataset.samples["id"].iat[row],
+                    id=ids[row],
                     path=path,
                     reason=f"the file cannot be read: {error.strerror or error}",
                     remedy="Restore the file or its permissions, or remove its row.",
@@ -157,9 +156,7 @@ def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], li
     return digests, failures
 
 
-def _write_table(
-    folder: Path, dataset: Dataset, registry_name: str, digests: list[bytes | None]
-) -> None:
+def _write_table(folder: Path, dataset: Dataset, registry_name: str, digests: list[bytes | None]) -> None:
     frame = dataset.samples.copy()
     frame.insert(1, "digest", pd.Series([None if d is None else d.hex() for d in digests], dtype="str"))
     table = SampleTable(registry_name, frame, dataset.tasks, dataset.split_origin, dataset.notes)
@@ -197,9 +194,7 @@ def _settle_precision(key: Key, folder: Path, device: str) -> tuple[Key, tuple[s
     if key.precision != "auto":
         return key, ()
     existing = [FeatureStore(path).key for path in store_paths(folder.parent, folder.name)]
-    fitting: list[Any] = [
-        found for found in existing if replace(found, precision="auto").digest == key.digest
-    ]
+    fitting: list[Any] = [found for found in existing if replace(found, precision="auto").digest == key.digest]
     if len(fitting) == 1:
         found = fitting[0]
         return found, (f"Precision auto: continues the existing store in {found.precision}.",)

@@ -15,7 +15,7 @@ from featcache.registry import nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PRESETS", "PREPROCESS_VERSION", "Preprocess", "preset", "to_tensor"]
+__all__ = ["PREPROCESS_VERSION", "PRESETS", "Preprocess", "preset", "to_tensor"]
 
 PREPROCESS_VERSION = 1
 """Semantic version of :func:`to_tensor`, part of the cache key."""
@@ -54,9 +54,7 @@ class Preprocess:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values, for the cache key."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 class EncoderInput(Protocol):
@@ -103,9 +101,7 @@ def _dinov2(native: EncoderInput, size: int) -> Preprocess:
 
 
 def _radiology(native: EncoderInput, size: int) -> Preprocess:
-    return Preprocess(
-        "squash", round(size * 256 / 224), size, IMAGENET_MEAN, IMAGENET_STD, intensity="image"
-    )
+    return Preprocess("squash", round(size * 256 / 224), size, IMAGENET_MEAN, IMAGENET_STD, intensity="image")
 
 
 PRESETS: dict[str, Callable[[EncoderInput, int], Preprocess]] = {

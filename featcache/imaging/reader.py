@@ -82,9 +82,7 @@ def read(path: Path) -> Image:
             raise ImageError("the file is empty (0 bytes)", remedy="Copy it again from its source.")
         image: Image = load_dotted(_LOADERS[decoder])(path)
     except FileNotFoundError:
-        raise ImageError(
-            "the file does not exist", remedy="Restore it or remove its row from the table."
-        ) from None
+        raise ImageError("the file does not exist", remedy="Restore it or remove its row from the table.") from None
     except PermissionError:
         raise ImageError("the file may not be read", remedy="Give this user read permission.") from None
     if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():

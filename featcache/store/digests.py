@@ -54,9 +54,7 @@ class StatIndex:
             connection.executescript(_SCHEMA)
         return connection
 
-    def file_digests(
-        self, paths: Iterable[Path], workers: int = 4
-    ) -> tuple[dict[Path, bytes], dict[Path, OSError]]:
+    def file_digests(self, paths: Iterable[Path], workers: int = 4) -> tuple[dict[Path, bytes], dict[Path, OSError]]:
         """Digests of files, reading only those that changed.
 
         Returns
@@ -88,14 +86,11 @@ class StatIndex:
                 futures = {path: pool.submit(file_digest, path) for path in changed}
             rows = []
             for path, future in futures.items():
-                error = future.exception()
-                if error is None:
+                try:
                     digests[path] = future.result()
                     rows.append((str(path), *changed[path], digests[path]))
-                elif isinstance(error, OSError):
+                except OSError as error:
                     failures[path] = error
-                else:
-                    raise error
             with connection:
                 connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
         finally:

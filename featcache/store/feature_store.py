@@ -183,7 +183,7 @@ class FeatureStore:
         unknown = [name for name in columns if name not in self.samples]
         if unknown:
             raise ConfigurationError(
-                f"{self.dataset} has no task or column {unknown[0]!r}{nearest(unknown[0], self.samples.columns)}"
+                f"{self.dataset} has no task or column {unknown[0]!r}" + nearest(unknown[0], self.samples.columns)
             )
         labels = self.samples[list(columns)]
         chosen = labels.notna().any(axis=1).to_numpy()
@@ -206,7 +206,9 @@ class FeatureStore:
         if name is None and len(names) == 1:
             return self.tasks[0]
         if name not in names:
-            asked = "has several tasks" if name is None and names else f"has no task {name!r}" if name else "has no task"
+            asked = (
+                "has several tasks" if name is None and names else f"has no task {name!r}" if name else "has no task"
+            )
             raise ConfigurationError(
                 f"dataset {self.dataset} {asked}; known: {', '.join(names) or 'none'}",
                 remedy="Choose one with --task."
@@ -309,9 +311,7 @@ def read_layout(store: Path, name: str) -> ArrayLayout:
         ) from error
 
 
-def find_store(
-    target: str | Path | None = None, *, model: str | None = None, home: Path | str | None = None
-) -> Path:
+def find_store(target: str | Path | None = None, *, model: str | None = None, home: Path | str | None = None) -> Path:
     """The folder of a store.
 
     Parameters
@@ -350,7 +350,8 @@ def find_store(
     listed = "\n".join(f"  {path.parent.name}  {_model_of(path)}  {path}" for path in fitting or store_paths(folder))
     if fitting:
         raise ConfigurationError(
-            f"{len(fitting)} stores fit {asked}:\n{listed}", remedy="Choose one with --store PATH (or --model)."
+            f"{len(fitting)} stores fit {asked}:\n{listed}",
+            remedy="Choose one with --store PATH (or --model).",
         )
     raise StoreNotFoundError(
         f"no store in {folder} for {asked}; it has:\n{listed or '  nothing'}",

@@ -69,7 +69,8 @@ class FeatureArray:
             result: NDArray[Any] = self[rows[0]][(slice(None), *rows[1:])]
             return result
         if isinstance(rows, int | np.integer):
-            return self._read(self._physical[[rows]])[0]
+            one: NDArray[Any] = self._read(self._physical[np.array([rows])])[0]
+            return one
         wanted = np.asarray(rows) if not isinstance(rows, slice) else rows
         if isinstance(wanted, np.ndarray) and wanted.size == 0:
             wanted = wanted.astype(np.int64)
@@ -98,8 +99,9 @@ class FeatureArray:
         except FileNotFoundError:
             size = -1
         if size != expected:
+            found = "missing" if size < 0 else f"{size} bytes, expected {expected}"
             raise StoreCorruptError(
-                f"a committed chunk is {'missing' if size < 0 else f'{size} bytes, expected {expected}'}: {path}",
+                f"a committed chunk is {found}: {path}",
                 remedy="Restore the store, or remove its folder and extract again.",
             )
         dtype = np.dtype(layout.dtype).newbyteorder("<")

@@ -71,9 +71,7 @@ def read_samples(folder: Path) -> SampleTable | None:
             f"{path} has version {version}, this featcache reads up to {SAMPLES_VERSION}",
             remedy="Upgrade featcache.",
         )
-    return SampleTable(
-        facts["dataset"], table.to_pandas(), tasks, facts["split_origin"], tuple(facts["notes"])
-    )
+    return SampleTable(facts["dataset"], table.to_pandas(), tasks, facts["split_origin"], tuple(facts["notes"]))
 
 
 def write_samples(folder: Path, table: SampleTable) -> None:
@@ -111,9 +109,8 @@ def write_samples(folder: Path, table: SampleTable) -> None:
 
 def _refuse_clash(folder: Path, before: SampleTable, after: SampleTable) -> None:
     same_loader = before.registry_name == after.registry_name
-    common = (
-        set(before.frame["id"]) & set(after.frame["id"])
-        or set(before.frame["digest"].dropna()) & set(after.frame["digest"].dropna())
+    common = set(before.frame["id"]) & set(after.frame["id"]) or set(before.frame["digest"].dropna()) & set(
+        after.frame["digest"].dropna()
     )
     if not (same_loader and common):
         raise ConfigurationError(

@@ -44,7 +44,7 @@ def chunk_rows_for(rows: int) -> int:
     >>> chunk_rows_for(800), chunk_rows_for(5_000), chunk_rows_for(112_120)
     (64, 256, 1024)
     """
-    return min(1024, max(64, 2 ** (max(1, rows // 16).bit_length() - 1)))
+    return min(1024, max(64, 1 << max(1, rows // 16).bit_length() - 1))
 
 
 @contextlib.contextmanager

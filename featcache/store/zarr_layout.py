@@ -11,7 +11,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import google_crc32c
 import numpy as np
@@ -142,7 +142,7 @@ def decode_chunk(path: Path, layout: ArrayLayout) -> NDArray[Any]:
     if google_crc32c.value(bytes(body)) != struct.unpack("<I", content[-4:])[0]:
         raise StoreCorruptError(f"a committed chunk fails its checksum: {path}", remedy=_REMEDY)
     flat = np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<"))
-    return cast(NDArray[Any], flat.reshape(layout.chunk_rows, *layout.row_shape))
+    return flat.reshape(layout.chunk_rows, *layout.row_shape)
 
 
 _REMEDY = "The disk or a copy damaged the store. Restore it, or remove its folder and extract again."

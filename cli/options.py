@@ -1,0 +1,96 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from featcache.store import FeatureStore
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+home_option = click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the stores [FEATCACHE_HOME, else the user's data folder].",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+class NumberList(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Numbers separated by commas: ``5,20,100``."""
+
+    def __init__(self, number: type[int] | type[float]) -> None:
+        self.number = number
+        self.name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | float, ...]:
+        """Parse the text; an empty or non-numeric item is a usage error."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.number(item) for item in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 5,20,100", param, ctx)
+
+
+def store_options(command: F) -> F:
+    """``--store``, ``--dataset``, ``--model``, ``--home``: which store is meant."""
+    for option in (
+        home_option,
+        click.option("--model", help="Model of the store."),
+        click.option("--dataset", help="Dataset of the store."),
+        click.option(
+            "--store",
+            "store_path",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="The store's folder, instead of --dataset and --model.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def dataset_options(command: F) -> F:
+    """Where a dataset's files are and how its table is read."""
+    for option in (
+        click.option("--seed", type=int, help="Of a split that the data do not give, or of drawn samples."),
+        click.option("--id-column", help="table: column of unique ids [the path]."),
+        click.option("--patient-column", help="table: column of patient ids [patient]."),
+        click.option("--split-column", help="table: column with train, val, test [split]."),
+        click.option(
+            "--label-column",
+            "label_columns",
+            multiple=True,
+            help="table: label column [label]; several make one multi-label task.",
+        ),
+        click.option("--path-column", help="table: column of image paths below the root [path]."),
+        click.option("--table", type=click.Path(path_type=Path), help="table: the CSV or Parquet file."),
+        click.option("--name", "dataset_name", help="Name of a generic dataset in the home."),
+        click.option(
+            "--root",
+            type=click.Path(path_type=Path),
+            help="Folder with the dataset's files [FEATCACHE_DATA].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+def chosen_store(store_path: Path | None, dataset: str | None, model: str | None, home: Path | None) -> FeatureStore:
+    """The store that the options name; without any, the one extracted last, which is said on stderr."""
+    import featcache
+
+    store = featcache.open(store_path or dataset, model=model, home=home)
+    if store_path is None and dataset is None and model is None:
+        click.echo(f"using the store extracted last: {store.dataset} / {store.path.name}", err=True)
+    return store
