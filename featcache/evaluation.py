@@ -90,7 +90,9 @@ def probe(
     _refuse_empty(opened, question, parts, split)
     notes = [*opened.notes, *_overlap_notes(opened, parts, split, allow_patient_overlap)]
     estimator = _make(name, parameters, seed)
-    runs = _fit_and_score(name, estimator, parts, split, _groups(opened))
+    runs = _fit_and_score(
+        name, estimator, parts, split, _group_codes(opened, parts["train"].rows), len(question.classes)
+    )
     target = parts[split]
     groups = _group_codes(opened, target.rows)
     missing = undefined_classes(target.y, len(question.classes))
@@ -215,21 +217,18 @@ def _settings(estimator: Any) -> dict[str, Any]:
 
 
 def _fit_and_score(
-    name: str, estimator: Any, parts: Mapping[str, _Part], split: str, patients: pd.Series[str] | None
+    name: str, estimator: Any, parts: Mapping[str, _Part], split: str, groups: NDArray[np.int64] | None, count: int
 ) -> Sequence[tuple[dict[str, Any], NDArray[np.float64]]]:
     """(settings, (n, C) scores) of each run."""
     train, val, scored = parts["train"], parts["val"], parts[split]
     if name == "knn":
-        estimator.fit(train.X, train.y)
+        estimator.fit(train.X, train.y, n_classes=count)
         by_k = estimator.predict_scores(scored.X)
         return [({"k": k}, scores) for k, scores in by_k.items()]
-    groups = None
-    if patients is not None:
-        groups = pd.factorize(patients.iloc[train.rows])[0]
     if split == "val" or len(val.rows) == 0:
-        estimator.fit(train.X, train.y, groups=groups)
+        estimator.fit(train.X, train.y, groups=groups, n_classes=count)
     else:
-        estimator.fit(train.X, train.y, val.X, val.y, groups=groups)
+        estimator.fit(train.X, train.y, val.X, val.y, groups=groups, n_classes=count)
     return [({"C": estimator.C_}, estimator.predict_scores(scored.X))]
 
 

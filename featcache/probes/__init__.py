@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from featcache.probes.linear import LogisticProbe
     from featcache.probes.neighbours import ExactKNN
 
-__all__ = ["PROBES", "ExactKNN", "KNNProbe", "LogisticProbe", "Probe", "ProbeSpec", "vote"]
+# In plain order, as in every package of this project.
+__all__ = ["ExactKNN", "KNNProbe", "LogisticProbe", "PROBES", "Probe", "ProbeSpec", "vote"]
 
 PROBES = Registry(
     "probe",

@@ -25,8 +25,8 @@ class LogisticProbe:
     """Logistic regression on standardised features, C chosen on val, refitted on train and val.
 
     Multinomial for class indices, one binary regression for each label of a multi-label task (without
-    the rows that miss it). Features are standardised by the mean and standard deviation of the rows fitted. The path runs
-    from the smallest C to the largest, each fit starting at the solution before.
+    the rows that miss it). Features are standardised by the mean and standard deviation of the rows fitted.
+    The path runs from the smallest C to the largest, each fit starting at the solution before.
 
     Parameters
     ----------
@@ -138,8 +138,9 @@ class LogisticProbe:
             notes += self._choose(part, held, count, strengths)
             rule = "balanced accuracy, then macro AUROC" if targets.ndim == 1 else "macro AUROC"
             self.selection_ = (
-                f"C = {self.C_:g} of {len(strengths)} values from {strengths[0]:g} to {strengths[-1]:g} by {rule}, then "
-                f" the smaller C, on {where} ({len(held[0])} rows); refitted on all {len(features)} rows."
+                f"C = {self.C_:g} of {len(strengths)} values from {strengths[0]:g} to {strengths[-1]:g} "
+                f"by {rule}, then the smaller C, on {where} ({len(held[0])} rows); "
+                f"refitted on all {len(features)} rows."
             )
         self.classes_ = np.arange(count)
         self.multilabel_ = targets.ndim == 2
@@ -216,7 +217,8 @@ def _refuse_or_note(y: NDArray[Any], count: int) -> list[str]:
             remedy="Choose a split or a task with at least two classes in train.",
         )
     if y.ndim == 2:
-        return [f"Labels {undefined} have one value in training: their score is constant."] if undefined else []
+        note = f"Labels {undefined} have one value in training: their score is constant."
+        return [note] if undefined else []
     rare = np.flatnonzero(np.bincount(y, minlength=count) == 1).tolist()
     notes = [f"Classes {undefined} do not occur in training: their score is 0."] if undefined else []
     return [*notes, *([f"Classes {rare} have one training row."] if rare else [])]

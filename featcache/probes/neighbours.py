@@ -38,6 +38,10 @@ class ExactKNN:
     ----------
     n_rows_ : int
         Rows fitted.
+    rows_ : (n_rows, D) float32
+        The training rows at length 1.
+    index_ : faiss.IndexFlatIP
+        Of these rows.
 
     References
     ----------
@@ -75,9 +79,9 @@ class ExactKNN:
                 f"k = {self.k} neighbours were asked for, the training rows are {len(features)}",
                 remedy=f"Choose k between 1 and {len(features)}.",
             )
-        self._rows = _normalise(features, "the training features")
-        self._index: Any = faiss.IndexFlatIP(features.shape[1])
-        self._index.add(self._rows)
+        self.rows_ = _normalise(features, "the training features")
+        self.index_: Any = faiss.IndexFlatIP(features.shape[1])
+        self.index_.add(self.rows_)
         self.n_rows_ = len(features)
         return self
 
@@ -103,15 +107,15 @@ class ExactKNN:
         """
         if not hasattr(self, "n_rows_"):
             raise ProbeError("the index is not fitted", remedy="Call fit(X) first.")
-        queries = check_features(Q, name="the queries", n_features=self._rows.shape[1])
+        queries = check_features(Q, name="the queries", n_features=self.rows_.shape[1])
         queries = _normalise(queries, "the queries")
         width = min(self.n_rows_, self.k + _MARGIN)
         with _faiss_threads(self.threads):
-            bound, candidates = self._index.search(queries, width)
+            bound, candidates = self.index_.search(queries, width)
         similarity = np.empty((len(queries), self.k), dtype=np.float32)
         index = np.empty((len(queries), self.k), dtype=np.int64)
         for rows in row_blocks(len(queries), width * queries.shape[1]):
-            scores = np.einsum("qd,qcd->qc", queries[rows], self._rows[candidates[rows]])
+            scores = np.einsum("qd,qcd->qc", queries[rows], self.rows_[candidates[rows]])
             order = np.lexsort((candidates[rows], -scores))[:, : self.k]
             similarity[rows] = np.take_along_axis(scores, order, axis=1)
             index[rows] = np.take_along_axis(candidates[rows], order, axis=1)
@@ -129,7 +133,7 @@ class ExactKNN:
         similarity = np.empty((len(distinct), self.k), dtype=np.float32)
         index = np.empty((len(distinct), self.k), dtype=np.int64)
         for i, query in enumerate(distinct):
-            scores = np.einsum("qd,qcd->qc", query[None], self._rows[None])[0]
+            scores = np.einsum("qd,qcd->qc", query[None], self.rows_[None])[0]
             index[i] = np.argsort(-scores, kind="stable")[: self.k]
             similarity[i] = scores[index[i]]
         return similarity[which], index[which]
