@@ -77,6 +77,7 @@ def probe(
         If the store, task or split cannot answer: no labels, an empty split, a patient on both sides …
     """
     begin = time.perf_counter()
+    loader = PROBES[name].loader
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     if not opened.tasks:
         raise ProbeError(
@@ -84,12 +85,11 @@ def probe(
             remedy="Name its label column(s) with --label-column and extract again: nothing is recomputed.",
         )
     question = opened.task(task)
-    if name not in PROBES:
-        PROBES[name]  # raises with the nearest names
+
     parts = {part: _part(opened, question, part, features) for part in ("train", "val", split)}
     _refuse_empty(opened, question, parts, split)
     notes = [*opened.notes, *_overlap_notes(opened, parts, split, allow_patient_overlap)]
-    estimator = _make(name, parameters, seed)
+    estimator = _make(name, loader, parameters, seed)
     runs = _fit_and_score(
         name, estimator, parts, split, _group_codes(opened, parts["train"].rows), len(question.classes)
     )
@@ -197,8 +197,8 @@ def _overlap_notes(store: FeatureStore, parts: Mapping[str, _Part], split: str, 
     return [f"{len(shared)} patients are on both sides of the split: the numbers are too good."]
 
 
-def _make(name: str, parameters: Mapping[str, Any], seed: int) -> Any:
-    estimator = load_dotted(PROBES[name].loader)
+def _make(name: str, loader: str, parameters: Mapping[str, Any], seed: int) -> Any:
+    estimator = load_dotted(loader)
     try:
         return estimator(**parameters, **({"seed": seed} if name == "linear" else {}))
     except TypeError as error:

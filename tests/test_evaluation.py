@@ -24,7 +24,7 @@ NAMES = [f"row{number}" for number in range(240)]
 
 def labelled(**columns: object) -> pd.DataFrame:
     """Rows with a label that the features carry: the sign of their first number."""
-    first = features_of(NAMES)["cls"][:, 0]
+    first = features_of(NAMES)["cls"][:, 0].astype(float)
     frame = pd.DataFrame(
         {
             "id": NAMES,

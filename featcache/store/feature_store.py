@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -233,7 +234,7 @@ class FeatureStore:
     def _part(self, name: str, rows: Any) -> NDArray[np.float32]:
         if not name.startswith("layers:"):
             array = self[name][rows].astype(np.float32)
-            return array.reshape(len(array), -1)
+            return array.reshape(len(array), math.prod(array.shape[1:]))
         count = int(name.removeprefix("layers:")) if name.removeprefix("layers:").isdigit() else 0
         available = 1 + (self["intermediate"].shape[1] if "intermediate" in self else 0)
         if not 1 <= count <= available:
@@ -245,7 +246,7 @@ class FeatureStore:
         if count == 1:
             return last
         earlier = self["intermediate"][rows][:, available - count :].astype(np.float32)
-        return np.concatenate([earlier.reshape(len(last), -1), last], axis=1)
+        return np.concatenate([earlier.reshape(len(last), math.prod(earlier.shape[1:])), last], axis=1)
 
     @cached_property
     def _view(self) -> tuple[pd.DataFrame, NDArray[np.int64]]:
