@@ -50,4 +50,5 @@ def list_models() -> list[str]:
 
 def list_datasets() -> list[str]:
     """Registry names of the datasets."""
-    return DATASETS.names()
+    names: list[str] = DATASETS.names()
+    return names

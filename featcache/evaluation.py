@@ -90,9 +90,7 @@ def probe(
     _refuse_empty(opened, question, parts, split)
     notes = [*opened.notes, *_overlap_notes(opened, parts, split, allow_patient_overlap)]
     estimator = _make(name, loader, parameters, seed)
-    runs = _fit_and_score(
-        name, estimator, parts, split, _group_codes(opened, parts["train"].rows), len(question.classes)
-    )
+    runs = _fit_and_score(estimator, parts, split, _group_codes(opened, parts["train"].rows), len(question.classes))
     target = parts[split]
     groups = _group_codes(opened, target.rows)
     missing = undefined_classes(target.y, len(question.classes))
@@ -217,18 +215,15 @@ def _settings(estimator: Any) -> dict[str, Any]:
 
 
 def _fit_and_score(
-    name: str, estimator: Any, parts: Mapping[str, _Part], split: str, groups: NDArray[np.int64] | None, count: int
+    estimator: Any, parts: Mapping[str, _Part], split: str, groups: NDArray[np.int64] | None, count: int
 ) -> Sequence[tuple[dict[str, Any], NDArray[np.float64]]]:
-    """(settings, (n, C) scores) of each run."""
+    """(settings, (n, C) scores) of each run: one a k, or the one of the C that was chosen."""
     train, val, scored = parts["train"], parts["val"], parts[split]
-    if name == "knn":
-        estimator.fit(train.X, train.y, n_classes=count)
-        by_k = estimator.predict_scores(scored.X)
+    if not hasattr(estimator, "C"):
+        by_k = estimator.fit(train.X, train.y, n_classes=count).predict_scores(scored.X)
         return [({"k": k}, scores) for k, scores in by_k.items()]
-    if split == "val" or len(val.rows) == 0:
-        estimator.fit(train.X, train.y, groups=groups, n_classes=count)
-    else:
-        estimator.fit(train.X, train.y, val.X, val.y, groups=groups, n_classes=count)
+    held_out = () if split == "val" or len(val.rows) == 0 else (val.X, val.y)
+    estimator.fit(train.X, train.y, *held_out, groups=groups, n_classes=count)
     return [({"C": estimator.C_}, estimator.predict_scores(scored.X))]
 
 

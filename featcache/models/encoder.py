@@ -1,0 +1,144 @@
+"""``Encoder``: pixels to features, whatever library the network comes from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from featcache.errors import ConfigurationError
+from featcache.models.spec import ModelSpec, Source
+from featcache.models.weights import WeightsSource, locate_weights
+from featcache.models.zoo import resolve_model
+from featcache.registry import load_dotted
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ENCODER_VERSIONS", "INTERMEDIATE_BLOCKS", "Encoder", "load_encoder", "load_model"]
+
+ENCODER_VERSIONS: dict[Source, int] = {"dinov2": 1, "huggingface": 1, "pixels": 1, "timm": 1}
+"""Semantic version of each source's wrapper, part of the cache key: raise one when its features change."""
+
+INTERMEDIATE_BLOCKS = 3
+"""Blocks before the last whose class token is kept."""
+
+_BUILDERS: dict[Source, str] = {
+    "dinov2": "featcache.models.dinov2:build",
+    "huggingface": "featcache.models.huggingface:build",
+    "pixels": "featcache.models.pixels:build",
+    "timm": "featcache.models.timm_networks:build",
+}
+
+
+class Encoder(ABC):
+    """A frozen network that turns a batch of pixels into named features.
+
+    Parameters
+    ----------
+    spec
+        The facts about the model.
+    module
+        The network, in evaluation mode, float32, on the CPU.
+    weights_digest
+        SHA-256 over its tensors as the checkpoint holds them, 64 hexadecimal digits.
+    image_size
+        Input size in pixels.
+    """
+
+    def __init__(self, spec: ModelSpec, module: torch.nn.Module, weights_digest: str, image_size: int) -> None:
+        import torch
+
+        self.spec = spec
+        self.weights_digest = weights_digest
+        self._module = module.eval().requires_grad_(False)
+        self._dtype = torch.float32
+        probe = self.encode(torch.zeros(1, 3, image_size, image_size))
+        self.arrays: dict[str, tuple[int, ...]] = {name: tuple(rows.shape[1:]) for name, rows in probe.items()}
+
+    def to(self, device: str, precision: Literal["fp32", "bf16", "fp16"]) -> Self:
+        """Move the weights to a device and keep them there in the compute precision (no autocast)."""
+        import torch
+
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._module = self._module.to(device=device, dtype=self._dtype)
+        return self
+
+    def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Features of a batch.
+
+        Parameters
+        ----------
+        pixels
+            (B, 3, S, S) float32, normalised, on the encoder's device.
+
+        Returns
+        -------
+        dict
+            float32 on the same device: ``cls`` (B, D), class token of the last block after the final norm, or
+            pooled features; ``intermediate`` (B, n, D), class tokens of the n <= 3 blocks before the last, each
+            after the final norm, in block order (transformers with a class token only); ``patch_mean`` (B, D'),
+            mean of the last layer's patch tokens after the final norm, or of the last feature map.
+        """
+        import torch
+
+        with torch.inference_mode():
+            return {name: rows.float() for name, rows in self._features(pixels.to(self._dtype)).items()}
+
+    @abstractmethod
+    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Features in the compute dtype."""
+
+
+def load_encoder(spec: ModelSpec, source: WeightsSource, *, image_size: int) -> Encoder:
+    """Build a network, load its weights strictly, and wrap it.
+
+    Parameters
+    ----------
+    spec
+        From :func:`featcache.models.resolve_model`.
+    source
+        From :func:`featcache.models.locate_weights`.
+    image_size
+        Input size in pixels.
+
+    Raises
+    ------
+    ConfigurationError
+        If the size is no multiple of the patch.
+    WeightsError
+        If the file is damaged or of another architecture.
+    """
+    if spec.patch is not None and image_size % spec.patch:
+        below = image_size // spec.patch * spec.patch
+        near = [size for size in (below, below + spec.patch) if size > 0]
+        raise ConfigurationError(
+            f"{spec.name} takes multiples of its patch of {spec.patch} pixels, not {image_size}",
+            remedy=f"Nearest: --image-size {' or '.join(map(str, near))}.",
+        )
+    encoder: Encoder = load_dotted(_BUILDERS[spec.source])(spec, source, image_size)
+    return encoder
+
+
+def load_model(name: str, *, weights: Path | str | None = None, image_size: int | None = None) -> Encoder:
+    """Load an encoder by name, on the CPU in float32.
+
+    Parameters
+    ----------
+    name
+        See :func:`featcache.models.resolve_model`.
+    weights
+        A checkpoint file instead of the model's own.
+    image_size
+        Input size in pixels; default the native one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> encoder = load_model("pixels")
+    >>> encoder.encode(torch.zeros(2, 3, 224, 224))["cls"].shape
+    torch.Size([2, 256])
+    """
+    spec = resolve_model(name)
+    source = locate_weights(spec, None if weights is None else Path(weights))
+    return load_encoder(spec, source, image_size=image_size or spec.image_size)

@@ -1,0 +1,190 @@
+"""Vision encoders of transformers: ``hf:<hub id or local folder>``, in the library's own arithmetic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.errors import ConfigurationError, WeightsError
+from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder
+from featcache.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from featcache.models.weights import WeightsSource
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["build", "describe", "snapshot"]
+
+_FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.bin"]
+
+# Class, name of the final norm, and whether the forward pass must be told to interpolate positions.
+_ARCHITECTURES = {
+    "clip": ("CLIPVisionModel", "post_layernorm", True),
+    "clip_vision_model": ("CLIPVisionModel", "post_layernorm", True),
+    "dinov2": ("Dinov2Model", "layernorm", False),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", "layernorm", False),
+    "vit": ("ViTModel", "layernorm", True),
+    "vit_msn": ("ViTMSNModel", "layernorm", True),
+}
+# Tensors of checkpoints that are no part of the vision encoder, and of the encoder that its features do not use.
+_OTHER_PARTS = ("classifier.", "pooler.", "text_model.", "text_projection.", "visual_projection.", "logit_scale")
+
+
+def describe(name: str) -> ModelSpec:
+    """The facts about ``hf:<name>``, from its ``config.json`` and ``preprocessor_config.json``."""
+    config = _read_json(name, "config.json")
+    if config is None:
+        raise WeightsError(
+            f"hf:{name}: there is no config.json in a local folder of that name, on the hub or in its cache",
+            remedy="Pass hf:FOLDER with config.json and model.safetensors, or an id that this machine can reach.",
+        )
+    kind = str(config.get("model_type"))
+    if kind not in _ARCHITECTURES:
+        raise ConfigurationError(
+            f"hf:{name}: architecture {kind!r} is not supported", remedy=f"Supported: {', '.join(_ARCHITECTURES)}."
+        )
+    config = config.get("vision_config", config) if kind == "clip" else config
+    processor = _read_json(name, "preprocessor_config.json") or {}
+    resize, resize_to, crop = _sizes(processor, int(config.get("image_size", 224)))
+    return ModelSpec(
+        name=f"hf:{Path(name).resolve().name if Path(name).is_dir() else name}",
+        source="huggingface",
+        architecture=kind,
+        summary="transformers model",
+        checkpoint=str(Path(name).resolve()) if Path(name).is_dir() else name,
+        files=("model.safetensors", "pytorch_model.bin"),
+        licence="see its model card",
+        gated=False,
+        dim=int(config["hidden_size"]),
+        depth=int(config["num_hidden_layers"]),
+        patch=int(config["patch_size"]),
+        image_size=crop,
+        resize=resize,
+        crop_fraction=crop / resize_to,
+        interpolation="bilinear" if processor.get("resample") == 2 else "bicubic",
+        mean=tuple(processor.get("image_mean", IMAGENET_MEAN)),
+        std=tuple(processor.get("image_std", IMAGENET_STD)),
+        parameters=None,
+        float16_safe=True,
+        citation="see its model card",
+    )
+
+
+def snapshot(name: str, *, download: bool = True) -> Path:
+    """The folder of a model: a local one, the hub's cache, or a download.
+
+    Raises
+    ------
+    WeightsError
+        If it cannot be had.
+    """
+    import huggingface_hub
+
+    if Path(name).is_dir():
+        return Path(name)
+    offline = not download or huggingface_hub.constants.HF_HUB_OFFLINE
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FILES, local_files_only=offline))
+    except Exception as error:
+        # The hub's client raises errors of several libraries; all mean that the model could not be had.
+        raise WeightsError(
+            f"hf:{name} is not on this machine and could not be had ({type(error).__name__})",
+            remedy="Fetch config.json, preprocessor_config.json and model.safetensors where there is internet, put "
+            "them into one folder, and pass hf:FOLDER.",
+        ) from error
+
+
+def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
+    """Load a model with transformers; every tensor of the encoder must come from the checkpoint."""
+    import transformers
+
+    from featcache.models.checkpoints import tensors_digest
+
+    class_name, norm, interpolate = _ARCHITECTURES[spec.architecture]
+    folder = source.path
+    if folder is None or not folder.is_dir():
+        raise ConfigurationError("hf: models load from a folder", remedy="Pass hf:FOLDER, without --weights.")
+    try:
+        network, loading = getattr(transformers, class_name).from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, dtype="float32"
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{folder} cannot be loaded: {reason}", remedy="Download it again.") from error
+    problems = [
+        *(f"missing: {name}" for name in loading["missing_keys"] if not name.startswith(_OTHER_PARTS)),
+        *(f"surplus: {name}" for name in loading["unexpected_keys"] if not name.startswith(_OTHER_PARTS)),
+        *(f"shape of {name}" for name, *_ in loading["mismatched_keys"]),
+    ]
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in sorted(problems)[:12])
+        raise WeightsError(
+            f"{folder} does not fit {class_name}, {len(problems)} tensors differ:{listed}",
+            remedy="The checkpoint is incomplete, or config.json belongs to another one.",
+        )
+    used = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_OTHER_PARTS)}
+    return _TransformersEncoder(spec, network, tensors_digest(used), image_size, norm=norm, interpolate=interpolate)
+
+
+class _TransformersEncoder(Encoder):
+    """Class tokens and patch tokens out of ``hidden_states``, each after the model's final norm."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        module: torch.nn.Module,
+        weights_digest: str,
+        image_size: int,
+        *,
+        norm: str,
+        interpolate: bool,
+    ) -> None:
+        self._norm = norm
+        self._options: dict[str, Any] = {"interpolate_pos_encoding": True} if interpolate else {}
+        super().__init__(spec, module, weights_digest, image_size)
+
+    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        import torch
+
+        network = self._module
+        # transformers 4 nests the vision tower of CLIP in `vision_model`, transformers 5 does not.
+        norm = getattr(network, "vision_model", network).get_submodule(self._norm)
+        states = network(pixel_values=pixels, output_hidden_states=True, **self._options).hidden_states
+        kept = min(len(states) - 1, INTERMEDIATE_BLOCKS + 1)
+        classes = torch.stack([norm(state[:, 0]) for state in states[-kept:]], dim=1)
+        prefix = 1 + int(getattr(network.config, "num_register_tokens", 0))
+        features = {"cls": classes[:, -1]} | ({"intermediate": classes[:, :-1]} if kept > 1 else {})
+        return features | {"patch_mean": norm(states[-1][:, prefix:]).mean(dim=1)}
+
+
+def _read_json(name: str, file: str) -> dict[str, Any] | None:
+    """A JSON file of a local folder, of the hub's cache, or of the hub; None if it is nowhere."""
+    import huggingface_hub
+
+    if Path(name).is_dir():
+        path = Path(name) / file
+        if not path.is_file():
+            return None
+    else:
+        try:
+            path = Path(huggingface_hub.hf_hub_download(name, file))
+        except Exception:  # noqa: BLE001 - absent, offline and gated are all "not to be had"; the caller says so
+            return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise WeightsError(f"{path} is not JSON ({error})", remedy="Download it again.") from error
+    return content
+
+
+def _sizes(processor: dict[str, Any], native: int) -> tuple[Any, int, int]:
+    """("shortest" or "squash", resized side, input size) of a processor's configuration."""
+    size = processor.get("size", native)
+    crop = processor.get("crop_size", native)
+    cropped = int(crop["height"] if isinstance(crop, dict) else crop)
+    if isinstance(size, dict) and "shortest_edge" in size:
+        side = int(size["shortest_edge"])
+        return "shortest", side, cropped if processor.get("do_center_crop", True) else side
+    side = int(size["height"] if isinstance(size, dict) else size)
+    return "squash", side, cropped if processor.get("do_center_crop", False) else side

@@ -1,0 +1,131 @@
+"""Networks of timm: any that it can build, with weights from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+
+from featcache.errors import UnknownNameError, WeightsError
+from featcache.models.checkpoints import load_strict, read_tensors, tensors_digest
+from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder
+from featcache.models.spec import ModelSpec
+from featcache.models.weights import WeightsSource
+from featcache.registry import nearest
+
+__all__ = ["VisionTransformerEncoder", "build", "describe"]
+
+
+def describe(name: str) -> ModelSpec:
+    """The facts about ``timm:<name>``, from timm's own configuration."""
+    if not timm.is_model(name):
+        raise UnknownNameError(
+            f"timm has no model {name!r}{nearest(name, timm.list_models())}", remedy="See timm.list_models()."
+        )
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    network = _create(name)
+    is_transformer = isinstance(network, timm.models.VisionTransformer)
+    return ModelSpec(
+        name=f"timm:{name}",
+        source="timm",
+        architecture=name,
+        summary="timm network with weights of the user's",
+        checkpoint=config.hf_hub_id or "",
+        files=(),
+        licence=config.license or "see its authors",
+        gated=False,
+        dim=network.num_features,
+        depth=len(network.blocks) if is_transformer else None,
+        patch=network.patch_embed.patch_size[0] if is_transformer else None,
+        image_size=int(config.input_size[-1]),
+        resize="squash" if config.crop_mode == "squash" else "shortest",
+        crop_fraction=float(config.crop_pct),
+        interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        float16_safe=True,
+        citation="timm: Wightman, PyTorch Image Models (2019)",
+    )
+
+
+def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
+    """Build a network, load its weights strictly, and set its input size as timm does."""
+    if spec.random_seed is None:
+        network = timm.create_model(spec.architecture, pretrained=False)
+        if source.path is None:
+            raise WeightsError(f"{spec.name} needs a checkpoint", remedy="Pass --weights FILE.")
+        tensors = read_tensors(source.path)
+        if spec.name == "efficientnet_lite0":
+            tensors = in_order_of(network, tensors, str(source.path))
+        if not any(name.startswith(_classifier(network)) for name in tensors):
+            network.reset_classifier(0)
+        load_strict(network, tensors, str(source.path))
+        digest = tensors_digest(tensors)
+        network.reset_classifier(0)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.random_seed)
+            network = _create(spec.architecture)
+        digest = tensors_digest(network.state_dict())
+    if isinstance(network, timm.models.VisionTransformer):
+        if image_size != network.patch_embed.img_size[0]:
+            network.set_input_size(img_size=(image_size, image_size))
+        return VisionTransformerEncoder(spec, network, digest, image_size)
+    return _PooledEncoder(spec, network, digest, image_size)
+
+
+def in_order_of(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> dict[str, torch.Tensor]:
+    """Rename tensors that correspond to a network's in order, BatchNorm's counters left out on both sides."""
+    counter = "num_batches_tracked"
+    names = [name for name in network.state_dict() if not name.endswith(counter)]
+    given = [name for name in tensors if not name.endswith(counter)]
+    if len(names) != len(given):
+        raise WeightsError(
+            f"{origin} holds {len(given)} tensors, the network has {len(names)}",
+            remedy="It is the checkpoint of another architecture.",
+        )
+    return {name: tensors[original] for name, original in zip(names, given, strict=True)}
+
+
+def _create(name: str) -> Any:
+    return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+def _classifier(network: Any) -> str:
+    """Name of the classifier's module, as timm's configuration says."""
+    return str(network.pretrained_cfg["classifier"]) + "."
+
+
+class VisionTransformerEncoder(Encoder):
+    """timm's ``VisionTransformer``: class tokens of the last blocks, mean of the patch tokens."""
+
+    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        network: Any = self._module
+        kept = min(len(network.blocks), INTERMEDIATE_BLOCKS + 1)
+        layers = network.forward_intermediates(
+            pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
+        )
+        patches, _ = layers[-1]
+        if network.cls_token is None:
+            tokens = network.norm(network.forward_intermediates(pixels, indices=1)[0])
+            return {"cls": network.forward_head(tokens, pre_logits=True), "patch_mean": patches.mean(dim=1)}
+        classes = torch.stack([prefix[:, 0] for _, prefix in layers], dim=1)
+        features = {"cls": classes[:, -1], "intermediate": classes[:, :-1], "patch_mean": patches.mean(dim=1)}
+        return features if kept > 1 else {name: features[name] for name in ("cls", "patch_mean")}
+
+
+class _PooledEncoder(Encoder):
+    """Any other timm network: pooled features before the classifier, mean of the last feature map."""
+
+    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        network: Any = self._module
+        last = network.forward_features(pixels)
+        pooled = network.forward_head(last, pre_logits=True)
+        if last.ndim == 3:
+            tokens = last[:, int(getattr(network, "num_prefix_tokens", 0)) :]
+            return {"cls": pooled, "patch_mean": tokens.mean(dim=1)}
+        spatial = (1, 2) if str(getattr(network, "output_fmt", "NCHW")) == "NHWC" else (2, 3)
+        return {"cls": pooled, "patch_mean": last.mean(dim=spatial)}
