@@ -10,7 +10,7 @@ FROM python:3.11-slim
 
 RUN useradd --create-home featcache
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY featcache featcache
 COPY cli cli
 RUN pip install --no-cache-dir --constraint constraints.txt '.[plots]'

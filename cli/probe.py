@@ -82,7 +82,7 @@ def _print_result(result: Result) -> None:
     )
     print_table(
         [
-            {**run.parameters, "split": run.split, "n": run.n}
+            {name: f"{value:g}" for name, value in run.parameters.items()} | {"split": run.split, "n": run.n}
             | {name: estimate(found) for name, found in run.metrics.items()}
             for run in result.runs
         ]

@@ -70,7 +70,14 @@ class Reader:
 
     def read(self, batches: Iterable[Sequence[Job]]) -> Iterator[list[Prepared]]:
         """Yield the prepared jobs of each batch, in order."""
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="featcache-read")
+        import torch
+
+        # One thread of arithmetic in each reader: nested pools spin against each other. The setting is per
+        # thread, but the last one is also what new threads begin with, so it is put back at the end.
+        arithmetic_threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(
+            self._workers, "featcache-read", initializer=torch.set_num_threads, initargs=(1,)
+        )
         flying: deque[list[Future[Prepared]]] = deque()
         try:
             for batch in batches:
@@ -81,6 +88,7 @@ class Reader:
                 yield [future.result() for future in flying.popleft()]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(arithmetic_threads)
 
     def _prepare(self, job: Job) -> Prepared:
         begin = time.perf_counter()

@@ -61,6 +61,6 @@ def _slice(image: Image, selector: Selector) -> NDArray[Any]:
             f"{selector.axis} slice {selector.index} is outside 0..{image.array.shape[axis] - 1}",
             remedy="Check the slice numbers against the volume's shape.",
         )
-    plane: NDArray[Any] = np.take(image.array, selector.index, axis=axis)
+    plane: NDArray[Any] = image.array[(slice(None),) * axis + (selector.index,)]
     # (first, second) axis -> rows from the second downwards, columns from the first; x runs right to left.
     return plane.T[::-1, ::-1]
