@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint file instead of the model's own.")
 @click.option("--preprocess", default="model", show_default=True, help="model, dinov2 or radiology.")
 @click.option("--image-size", type=int, help="Input size in pixels [the model's native size].")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="What the network computes in; auto: as an existing store, else bf16 on recent GPUs, else fp32.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float16", "float32"]),

@@ -22,7 +22,9 @@ def _probe_options(command: F) -> F:
         json_option,
         click.option("--allow-patient-overlap", is_flag=True, help="Score although patients straddle splits."),
         click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
-        click.option("--n-bootstrap", type=click.IntRange(min=1), default=1000, show_default=True),
+        click.option(
+            "--n-bootstrap", type=click.IntRange(min=1), default=1000, show_default=True, help="Resamples of the CIs."
+        ),
         click.option("--split", default="test", show_default=True, help="The split to score."),
         click.option("--features", default="cls", show_default=True, help="cls, patch_mean, cls+patch_mean, layers:4."),
         click.option("--task", help="Which of the dataset's tasks [the only one]."),
@@ -82,7 +84,8 @@ def _print_result(result: Result) -> None:
     )
     print_table(
         [
-            {name: f"{value:g}" for name, value in run.parameters.items()} | {"split": run.split, "n": run.n}
+            {name: f"{value:g}" for name, value in run.parameters.items()}
+            | {"split": run.split, "n": run.n}
             | {name: estimate(found) for name, found in run.metrics.items()}
             for run in result.runs
         ]

@@ -6,4 +6,4 @@ A dataset is a table of samples plus a few facts. It opens no image; labels neve
 from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, DatasetSpec, dataset_root, load_dataset
 from featcache.datasets.catalog import DATASETS
 
-__all__ = ["DATASETS", "SAMPLE_COLUMNS", "Dataset", "DatasetSpec", "dataset_root", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "DatasetSpec", "SAMPLE_COLUMNS", "dataset_root", "load_dataset"]

@@ -18,7 +18,7 @@ from featcache.extraction.pipeline import Outcome, run_pipeline
 from featcache.extraction.plan import Plan, make_plan
 from featcache.extraction.reading import Job
 from featcache.imaging import Preprocess
-from featcache.models import load_encoder
+from featcache.models import load_encoder, resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
 from featcache.store import (
     FeatureStore,
@@ -94,11 +94,12 @@ def extract(
     begin = time.perf_counter()
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch size {batch_size} is not positive")
+    spec = resolve_model(model)
     registry_name = dataset if isinstance(dataset, str) else dataset.name
     loaded = load_dataset(dataset, root=root, **dataset_options) if isinstance(dataset, str) else dataset
     folder = find_home(home)
     plan = make_plan(
-        model,
+        spec,
         loaded,
         home=folder,
         registry_name=registry_name,

@@ -22,7 +22,6 @@ from featcache.models import (
     WeightsSource,
     load_encoder,
     locate_weights,
-    resolve_model,
 )
 from featcache.records import Failure
 from featcache.store import (
@@ -72,7 +71,7 @@ class Plan:
 
 
 def make_plan(
-    model: str,
+    spec: ModelSpec,
     dataset: Dataset,
     *,
     home: Path,
@@ -86,11 +85,10 @@ def make_plan(
 ) -> Plan:
     """Find out what is missing, and write ``samples.parquet``.
 
-    Parameters are those of :func:`featcache.extract`; ``registry_name`` is the dataset's loader.
+    ``registry_name`` is the dataset's loader; the other parameters are those of :func:`featcache.extract`.
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
-    spec = resolve_model(model)
     recipe = preset(preprocess, spec, image_size) if isinstance(preprocess, str) else preprocess
     source = locate_weights(spec, None if weights is None else Path(weights))
     index = StatIndex()

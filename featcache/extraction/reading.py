@@ -75,9 +75,7 @@ class Reader:
         # One thread of arithmetic in each reader: nested pools spin against each other. The setting is per
         # thread, but the last one is also what new threads begin with, so it is put back at the end.
         arithmetic_threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(
-            self._workers, "featcache-read", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        pool = ThreadPoolExecutor(self._workers, "featcache-read", initializer=torch.set_num_threads, initargs=(1,))
         flying: deque[list[Future[Prepared]]] = deque()
         try:
             for batch in batches:

@@ -155,37 +155,52 @@ def to_tensor(plane: NDArray[Any], value_range: tuple[float, float], spec: Prepr
         (3, crop, crop) float32, normalised.
     """
     import torch
-    from torch.nn.functional import interpolate
 
-    contiguous = np.ascontiguousarray(plane)
-    if contiguous.dtype == np.uint8:
-        pixels = torch.from_numpy(contiguous)
-        low, high = value_range
+    if plane.dtype == np.uint8 and spec.antialias:
+        pixels = _resize_bytes(plane, spec)
     else:
-        # Scale in float64 first: 32-bit integers lose digits in float32, and resizing wants 0..255 to clamp.
+        # To 0..255 in float64 first: 32-bit integers lose digits in float32, and resizing wants bounds to clamp to.
         low, high = value_range
         scale = 255.0 / (high - low) if high > low else 0.0
-        pixels = torch.from_numpy(((contiguous.astype(np.float64) - low) * scale).astype(np.float32))
-        low, high = 0.0, 255.0
-    pixels = pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels[None]
-    pixels = interpolate(
-        pixels[None],
-        size=_resized(pixels.shape[-2:], spec),
-        mode=spec.interpolation,
-        antialias=spec.antialias,
-        align_corners=False,
-    )[0]
-    pixels = _centre_crop(pixels, spec.crop).to(torch.float32).clamp_(0.0, 255.0)
-    if spec.intensity == "image":
-        low, high = float(pixels.min()), float(pixels.max())
+        pixels = _resize_floats(((plane.astype(np.float64) - low) * scale).astype(np.float32), spec)
+    pixels = _centre_crop(pixels, spec.crop).to(torch.float32)
+    low, high = (0.0, 255.0) if spec.intensity == "source" else (float(pixels.min()), float(pixels.max()))
     pixels = (pixels - low) / (high - low) if high > low else torch.zeros_like(pixels)
     mean = torch.tensor(spec.mean)[:, None, None]
     std = torch.tensor(spec.std)[:, None, None]
     return (pixels - mean) / std
 
 
+def _resize_bytes(plane: NDArray[np.uint8], spec: Preprocess) -> torch.Tensor:
+    """Pillow's resizing, which is what most checkpoints' authors used: (C, h, w) uint8."""
+    import torch
+    from PIL import Image
+
+    height, width = _resized(plane.shape, spec)
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    resized = Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), filters[spec.interpolation])
+    pixels = torch.from_numpy(np.array(resized))
+    return pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
+
+
+def _resize_floats(plane: NDArray[np.float32], spec: Preprocess) -> torch.Tensor:
+    """The same filters in float32, clamped to 0..255: (C, h, w)."""
+    import torch
+
+    pixels = torch.from_numpy(plane)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
+    resized = torch.nn.functional.interpolate(
+        pixels[None],
+        size=_resized(plane.shape, spec),
+        mode=spec.interpolation,
+        antialias=spec.antialias,
+        align_corners=False,
+    )
+    return resized[0].clamp_(0.0, 255.0)
+
+
 def _resized(size: tuple[int, ...], spec: Preprocess) -> tuple[int, int]:
-    height, width = size
+    height, width = size[:2]
     if spec.resize == "squash":
         return spec.resize_to, spec.resize_to
     # The longer side is truncated, as torchvision and the checkpoints' own processors do.

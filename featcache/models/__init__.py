@@ -7,8 +7,8 @@ from featcache.models.zoo import MODELS, resolve_model
 
 __all__ = [
     "ENCODER_VERSIONS",
-    "MODELS",
     "Encoder",
+    "MODELS",
     "ModelSpec",
     "WeightsSource",
     "load_encoder",

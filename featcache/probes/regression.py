@@ -58,13 +58,18 @@ def _regress(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    basis: NDArray[np.float64] | None = None
+    if X.shape[1] > X.shape[0]:
+        # With an L2 penalty the weights lie in the span of the rows: fit in its coordinates, then turn back.
+        left, values, basis = np.linalg.svd(X, full_matrices=False)
+        X = left * values
     model = LogisticRegression(max_iter=max_iter, tol=tol, warm_start=True)
     coef, intercept, stopped = [], [], 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for strength in strengths:
             model.set_params(C=strength).fit(X, y)
-            coef.append(model.coef_.copy())
+            coef.append(model.coef_.copy() if basis is None else model.coef_ @ basis)
             intercept.append(model.intercept_.copy())
     for warning in caught:
         if issubclass(warning.category, ConvergenceWarning):

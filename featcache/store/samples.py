@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from featcache.errors import ConfigurationError, StoreCorruptError, StoreVersionError
+from featcache.errors import ConfigurationError, StoreCorruptError, StoreError, StoreVersionError
 from featcache.records import Task
 from featcache.store.durable import write_durably
 
@@ -103,8 +103,14 @@ def write_samples(folder: Path, table: SampleTable) -> None:
     path = samples_file(folder)
     if path.is_file() and path.read_bytes() == content:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_durably(path, content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(path, content)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}",
+            remedy="Choose a home that this user may write, with --home or FEATCACHE_HOME.",
+        ) from error
 
 
 def _refuse_clash(folder: Path, before: SampleTable, after: SampleTable) -> None:

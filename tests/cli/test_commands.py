@@ -158,5 +158,4 @@ def test_every_command_and_option_has_a_help_text() -> None:
     for name, command in cli.commands.items():
         assert command.help, name
         for parameter in command.params:
-            if parameter.opts[0] not in ("--n-bootstrap",):
-                assert getattr(parameter, "help", None), f"{name} {parameter.opts}"
+            assert getattr(parameter, "help", None), f"{name} {parameter.opts}"
