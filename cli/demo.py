@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +49,7 @@ def demo(home: Path | None, as_json: bool) -> None:
         print_json({"picture": picture, "results": [result_dict(result) for result in results]})
     else:
         _print(reports, results, picture)
+        _print_next(home)
 
 
 def _draw(stores: dict[str, FeatureStore]) -> Path:
@@ -77,7 +81,16 @@ def _print(reports: dict[str, ExtractionReport], results: list[Result], picture:
     print_table(rows)
     print_notes(results[0].notes)
     click.echo(f"\nembedding map: {picture}")
+
+
+def _print_next(home: Path | None) -> None:
+    """Commands that work when pasted: with the program's path if it is not on PATH, and with the same home."""
+    started = Path(sys.argv[0])
+    on_path = shutil.which("featcache")
+    same = on_path is not None and Path(on_path).resolve() == started.resolve()
+    program = "featcache" if same or started.suffix == ".py" else os.path.relpath(started)
+    where = "" if home is None else f" --home {home}"
     click.echo("\nnext:")
-    click.echo("  featcache probe knn --k 5,20,100")
-    click.echo("  featcache info")
-    click.echo("  featcache extract --model efficientnet_lite0 --dataset folder --root YOUR_IMAGES")
+    click.echo(f"  {program} probe knn --k 5,20,100{where}")
+    click.echo(f"  {program} info{where}")
+    click.echo(f"  {program} extract --model efficientnet_lite0 --dataset folder --root YOUR_IMAGES{where}")

@@ -68,9 +68,8 @@ def test_files_that_documents_name_exist(document: str) -> None:
 
 def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pinned = {
-        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    }
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     extras = [name for extra in ("plots", "demo", "dev") for name in project["optional-dependencies"][extra]]
     wanted = {re.split(r"[\[<>=; ]", name)[0].lower() for name in [*project["dependencies"], *extras]}
     assert not wanted - pinned - {"featcache"}
