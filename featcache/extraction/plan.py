@@ -25,6 +25,7 @@ from featcache.models import (
 )
 from featcache.records import Failure
 from featcache.store import (
+    NO_ROW,
     FeatureStore,
     Key,
     SampleTable,
@@ -108,13 +109,7 @@ def make_plan(
     )
     key, notes = _settle_precision(key, folder, device)
     store = folder / key.store_name
-    committed = FeatureStore(store).committed() if (store / "zarr.json").is_file() else {}
-    seen = set(committed)
-    pending = []
-    for row, digest in enumerate(digests):
-        if digest is not None and digest not in seen:
-            seen.add(digest)
-            pending.append(row)
+    pending = _pending(digests, store)
     return Plan(
         dataset=dataset,
         folder=folder,
@@ -123,11 +118,21 @@ def make_plan(
         preprocess=recipe,
         key=key,
         digests=tuple(digests),
-        pending=np.array(pending, dtype=np.int64),
+        pending=pending,
         failures=tuple(failures),
         encoder=encoder,
         notes=(*dataset.notes, *notes),
     )
+
+
+def _pending(digests: list[bytes | None], store: Path) -> NDArray[np.int64]:
+    """The first row of each digest that the store has not committed, in order."""
+    wanted = np.frombuffer(b"".join(digest or NO_ROW for digest in digests), np.uint8).reshape(-1, 16)
+    absent = wanted.any(axis=1)
+    if (store / "zarr.json").is_file():
+        absent &= FeatureStore(store).rows_of(wanted) < 0
+    first = {digests[row]: row for row in np.flatnonzero(absent)[::-1].tolist()}
+    return np.array(sorted(first.values()), dtype=np.int64)
 
 
 def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], list[Failure]]:

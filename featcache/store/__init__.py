@@ -1,10 +1,12 @@
 """The feature store: content-addressed rows in one Zarr v3 group per cache key (``docs/format.md``)."""
 
+from featcache.store.backend import FORMAT_VERSION, NO_ROW
 from featcache.store.digests import StatIndex, file_digest, row_digest
-from featcache.store.feature_store import FORMAT_VERSION, FeatureStore, find_store
+from featcache.store.feature_array import FeatureArray
+from featcache.store.feature_store import FeatureStore, digests_from_text
+from featcache.store.find import find_store
 from featcache.store.home import find_home, last_store, remember_last_store, state_folder, store_paths
 from featcache.store.keys import Key
-from featcache.store.reading import FeatureArray
 from featcache.store.samples import SampleTable, read_samples, write_samples
 from featcache.store.writer import StoreWriter, open_writer, write_quarantine
 
@@ -13,9 +15,11 @@ __all__ = [
     "FeatureArray",
     "FeatureStore",
     "Key",
+    "NO_ROW",
     "SampleTable",
     "StatIndex",
     "StoreWriter",
+    "digests_from_text",
     "file_digest",
     "find_home",
     "find_store",

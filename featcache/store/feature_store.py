@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import (
-    ConfigurationError,
-    StoreCorruptError,
-    StoreNotFoundError,
-    StoreVersionError,
-)
+from featcache.errors import ConfigurationError
 from featcache.records import Failure, Task
 from featcache.registry import nearest
-from featcache.store.home import find_home, last_store, store_paths
+from featcache.store.backend import NOT_FEATURES, locate_rows, open_backend
+from featcache.store.feature_array import FeatureArray
 from featcache.store.keys import Key
-from featcache.store.reading import FeatureArray
 from featcache.store.samples import SampleTable, read_samples
-from featcache.store.segments import NO_ROW, read_segments
-from featcache.store.zarr_layout import ArrayLayout, chunk_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT_VERSION", "FeatureStore", "find_store"]
-
-FORMAT_VERSION = 1
-"""Of the store's format (``docs/format.md``). A store of a higher one is refused."""
-
-NOT_FEATURES = frozenset({"digests", "ids"})
+__all__ = ["FeatureStore", "digests_from_text"]
 
 
 class FeatureStore:
@@ -63,17 +51,15 @@ class FeatureStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
-        document = _read_document(self.path)
-        self._attributes: dict[str, Any] = document["attributes"]["featcache"]
-        self._families: dict[str, list[str]] = self._attributes["families"]
-        self.key = Key.from_dict(self._attributes["spec"])
-        self._segments = read_segments(self.path, "vectors")
+        self._backend = open_backend(self.path)
+        self._families: dict[str, list[str]] = self.attributes["families"]
+        self.key = Key.from_dict(self.attributes["spec"])
 
     def __repr__(self) -> str:
         return f"<FeatureStore {self.dataset} {self.model} {len(self)} rows {self.path}>"
 
     def __len__(self) -> int:
-        return len(self._physical)
+        return len(self._view[1])
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -84,7 +70,7 @@ class FeatureStore:
                 f"{self.path.name} has no array {name!r}{nearest(name, self.names)}",
                 remedy=f"It has: {', '.join(self.names)}.",
             )
-        return FeatureArray(self.path, self._layout(name), self._physical)
+        return FeatureArray(self._backend, name, self._view[1])
 
     @property
     def dataset(self) -> str:
@@ -104,7 +90,7 @@ class FeatureStore:
     @property
     def attributes(self) -> dict[str, Any]:
         """Format version, key, specification and provenance, as stored."""
-        return self._attributes
+        return self._backend.attributes
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -124,13 +110,7 @@ class FeatureStore:
     @cached_property
     def failures(self) -> tuple[Failure, ...]:
         """The samples in quarantine at the last extraction."""
-        try:
-            listed = json.loads((self.path / "segments" / "quarantine.json").read_bytes())
-            return tuple(Failure(**failure) for failure in listed)
-        except FileNotFoundError:
-            return ()
-        except (ValueError, TypeError) as error:
-            raise StoreCorruptError(f"the quarantine list of {self.path} cannot be read: {error}") from error
+        return self._backend.failures()
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -218,18 +198,9 @@ class FeatureStore:
             )
         return self.tasks[names.index(name)]
 
-    def committed(self) -> dict[bytes, int]:
-        """Row number in the Zarr arrays for each committed digest; the latest commit of a digest counts."""
-        chunk_rows = self._layout("digests").chunk_rows
-        rows: dict[bytes, int] = {}
-        for segment in self._segments:
-            content = segment.digests.tobytes()
-            first = segment.number * chunk_rows
-            for place in range(len(segment.digests)):
-                digest = content[16 * place : 16 * place + 16]
-                if digest != NO_ROW:
-                    rows[digest] = first + place
-        return rows
+    def rows_of(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Row number in the container of each of (n, 16) digests, -1 where it is not committed."""
+        return locate_rows(*self._backend.committed(), digests)
 
     def _part(self, name: str, rows: Any) -> NDArray[np.float32]:
         if not name.startswith("layers:"):
@@ -252,15 +223,10 @@ class FeatureStore:
     def _view(self) -> tuple[pd.DataFrame, NDArray[np.int64]]:
         """The samples that have features, and the row number in the Zarr arrays of each."""
         frame = self._table.frame
-        committed = self.committed()
-        digests = [bytes.fromhex(digest) if isinstance(digest, str) else NO_ROW for digest in frame["digest"]]
-        physical = np.array([committed.get(digest, -1) for digest in digests], dtype=np.int64)
-        present = physical >= 0
-        return frame[present].drop(columns="digest").reset_index(drop=True), physical[present]
-
-    @property
-    def _physical(self) -> NDArray[np.int64]:
-        return self._view[1]
+        rows = self.rows_of(digests_from_text(frame["digest"].tolist()))
+        present = rows >= 0
+        visible = frame if present.all() else frame[present]
+        return visible.drop(columns="digest").reset_index(drop=True), rows[present]
 
     @cached_property
     def _table(self) -> SampleTable:
@@ -270,117 +236,20 @@ class FeatureStore:
         table = read_samples(self.path.parent)
         if table is not None:
             return table
-        committed = self.committed()
-        names = self._ids()
+        digests, rows = self._backend.committed()
+        names = self._backend.ids()
         frame = pd.DataFrame(
             {
-                "id": pd.Series([names[row] for row in committed.values()], dtype="str"),
-                "digest": pd.Series([digest.hex() for digest in committed], dtype="str"),
-                "split": pd.Series([None] * len(committed), dtype="str"),
+                "id": pd.Series([names[row] for row in rows.tolist()], dtype="str"),
+                "digest": pd.Series([digest.tobytes().hex() for digest in digests], dtype="str"),
+                "split": pd.Series([None] * len(rows), dtype="str"),
             }
         )
         note = "samples.parquet is not beside the store: ids are those of the extraction, labels are unknown."
-        return SampleTable("", frame, (), "none", (note,))
-
-    def _ids(self) -> dict[int, str]:
-        layout = self._layout("ids")
-        names: dict[int, str] = {}
-        for segment in self._segments:
-            content = chunk_file(self.path, layout, segment.number).read_bytes()
-            position = 4
-            for place in range(len(segment.digests)):
-                length = int.from_bytes(content[position : position + 4], "little")
-                names[segment.number * layout.chunk_rows + place] = content[
-                    position + 4 : position + 4 + length
-                ].decode()
-                position += 4 + length
-        return names
-
-    def _layout(self, name: str) -> ArrayLayout:
-        return read_layout(self.path, name)
+        return SampleTable("", frame.drop_duplicates("digest", keep="last"), (), "none", (note,))
 
 
-def read_layout(store: Path, name: str) -> ArrayLayout:
-    """The layout of one array of a store, from its ``zarr.json``."""
-    path = store / name / "zarr.json"
-    try:
-        return ArrayLayout.from_document(name, json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise StoreCorruptError(
-            f"the metadata of an array cannot be read: {path} ({error})",
-            remedy="Restore the store from a copy, or remove its folder and extract again.",
-        ) from error
-
-
-def find_store(target: str | Path | None = None, *, model: str | None = None, home: Path | str | None = None) -> Path:
-    """The folder of a store.
-
-    Parameters
-    ----------
-    target
-        A store's folder, or a dataset's name; None for the store extracted last.
-    model
-        Which of a dataset's stores; needed where there are several.
-    home
-        Default: FEATCACHE_HOME or the platform's data folder.
-
-    Raises
-    ------
-    StoreNotFoundError
-        If nothing fits; the message lists what there is.
-    ConfigurationError
-        If several stores fit.
-    """
-    if target is not None and (Path(target) / "zarr.json").is_file():
-        return Path(target)
-    folder = find_home(home)
-    if target is None and model is None:
-        last = last_store(folder)
-        if last is None:
-            raise StoreNotFoundError(
-                f"no feature store in {folder}", remedy="Make one: featcache extract --model M --dataset D."
-            )
-        return last
-    stores = {path: _model_of(path) for path in store_paths(folder, None if target is None else str(target))}
-    fitting = [path for path, name in stores.items() if model in (None, name, path.name, path.stem)]
-    if len(fitting) == 1:
-        return fitting[0]
-    asked = " and ".join(
-        f"{what} {value!r}" for what, value in (("dataset", target), ("model", model)) if value is not None
-    )
-    listed = "\n".join(f"  {path.parent.name}  {_model_of(path)}  {path}" for path in fitting or store_paths(folder))
-    if fitting:
-        raise ConfigurationError(
-            f"{len(fitting)} stores fit {asked}:\n{listed}",
-            remedy="Choose one with --store PATH (or --model).",
-        )
-    raise StoreNotFoundError(
-        f"no store in {folder} for {asked}; it has:\n{listed or '  nothing'}",
-        remedy="Make it: featcache extract --model M --dataset D.",
-    )
-
-
-def _model_of(path: Path) -> str:
-    return cast(str, _read_document(path)["attributes"]["featcache"]["spec"]["model"])
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    file = path / "zarr.json"
-    try:
-        document = json.loads(file.read_bytes())
-        version = int(document["attributes"]["featcache"]["format_version"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreNotFoundError(
-            f"no feature store at {path}", remedy="`featcache list` shows the stores of the home."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreCorruptError(
-            f"{file} is not the metadata of a featcache store ({error!r})",
-            remedy="Restore it from a copy, or remove the store and extract again.",
-        ) from error
-    if version > FORMAT_VERSION:
-        raise StoreVersionError(
-            f"{path} has format version {version}, this featcache reads up to {FORMAT_VERSION}",
-            remedy="Upgrade featcache: pip install -U featcache.",
-        )
-    return cast(dict[str, Any], document)
+def digests_from_text(texts: Sequence[str | None]) -> NDArray[np.uint8]:
+    """(n, 16) digests from 32 hexadecimal digits each; a missing one becomes :data:`NO_ROW`."""
+    joined = "".join(text if isinstance(text, str) else "0" * 32 for text in texts)
+    return np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(-1, 16)

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from featcache.errors import StoreCorruptError
 from featcache.store.durable import write_durably
 
-__all__ = ["NO_ROW", "Segment", "read_segments", "write_segment"]
-
-NO_ROW = bytes(16)
-"""The digest of a place in a segment that holds no row (a quarantined image, the end of a short segment)."""
+__all__ = ["Segment", "read_segments", "write_segment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class Segment:
     number: int
     """Its chunk number: it holds the array rows ``number * chunk_rows`` and following."""
     digests: NDArray[np.uint8]
-    """(n, 16) digests of its rows; :data:`NO_ROW` where there is none."""
+    """(n, 16) digests of its rows; :data:`featcache.store.backend.NO_ROW` where there is none."""
     files: Mapping[str, str]
     """SHA-256 of each of its files, by path relative to the store."""
 

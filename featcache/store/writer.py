@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from featcache.errors import StoreCorruptError
 from featcache.records import Failure
+from featcache.store.backend import FORMAT_VERSION
 from featcache.store.durable import sync_folder, write_durably
-from featcache.store.feature_store import FORMAT_VERSION, FeatureStore, read_layout
+from featcache.store.feature_store import FeatureStore
 from featcache.store.keys import Key
 from featcache.store.lock import write_lock
 from featcache.store.segments import Segment, read_segments, write_segment
+from featcache.store.zarr_backend import quarantine_file, read_layout
 from featcache.store.zarr_layout import (
     ArrayLayout,
     ArrayType,
@@ -168,7 +170,7 @@ class StoreWriter:
 
 def write_quarantine(store: Path, failures: Sequence[Failure]) -> None:
     """Replace the list of samples without features, if it changed."""
-    path = store / "segments" / "quarantine.json"
+    path = quarantine_file(store)
     content = json.dumps([asdict(failure) for failure in failures], indent=1, ensure_ascii=False).encode()
     if not failures and not path.exists():
         return

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from featcache.errors import StoreCorruptError
 
-__all__ = ["ArrayLayout", "chunk_file", "decode_chunk", "encode_chunk", "encode_strings", "group_document"]
+__all__ = [
+    "ArrayLayout",
+    "chunk_file",
+    "decode_chunk",
+    "decode_strings",
+    "encode_chunk",
+    "encode_strings",
+    "group_document",
+    "to_json",
+]
 
 ArrayType = Literal["float16", "float32", "uint8", "string"]
 
@@ -129,20 +138,45 @@ def decode_chunk(path: Path, layout: ArrayLayout) -> NDArray[Any]:
     StoreCorruptError
         If the file is missing, has another length, or fails its checksum.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise StoreCorruptError(f"a committed chunk is missing: {path}", remedy=_REMEDY) from None
+    body = _checked_body(path)
     expected = layout.chunk_rows * layout.row_bytes
-    if len(content) != expected + 4:
-        raise StoreCorruptError(
-            f"a committed chunk has {len(content)} bytes, expected {expected + 4}: {path}", remedy=_REMEDY
-        )
-    body = memoryview(content)[:-4]
-    if google_crc32c.value(bytes(body)) != struct.unpack("<I", content[-4:])[0]:
-        raise StoreCorruptError(f"a committed chunk fails its checksum: {path}", remedy=_REMEDY)
+    if len(body) != expected:
+        raise StoreCorruptError(f"a committed chunk has {len(body)} bytes, expected {expected}: {path}", remedy=_REMEDY)
     flat = np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<"))
     return flat.reshape(layout.chunk_rows, *layout.row_shape)
 
 
+def decode_strings(path: Path, layout: ArrayLayout) -> list[str]:
+    """Read one chunk of strings and check its crc32c; the inverse of :func:`encode_strings`.
+
+    Raises
+    ------
+    StoreCorruptError
+        If the file is missing or damaged.
+    """
+    body = bytes(_checked_body(path))
+    values, position = [], 4
+    try:
+        for _ in range(layout.chunk_rows):
+            (length,) = struct.unpack_from("<I", body, position)
+            values.append(body[position + 4 : position + 4 + length].decode())
+            position += 4 + length
+    except (struct.error, UnicodeDecodeError) as error:
+        raise StoreCorruptError(f"a committed chunk holds no strings: {path} ({error})", remedy=_REMEDY) from error
+    return values
+
+
+def _checked_body(path: Path) -> memoryview:
+    """The bytes of a chunk without the crc32c that they were checked against."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise StoreCorruptError(f"a committed chunk is missing: {path}", remedy=_REMEDY) from None
+    # The crc32c of a text followed by its own crc32c is a constant.
+    if len(content) < 4 or google_crc32c.value(content) != _RESIDUE:
+        raise StoreCorruptError(f"a committed chunk of {len(content)} bytes fails its checksum: {path}", remedy=_REMEDY)
+    return memoryview(content)[:-4]
+
+
+_RESIDUE = google_crc32c.value(bytes(4))
 _REMEDY = "The disk or a copy damaged the store. Restore it, or remove its folder and extract again."

@@ -1,0 +1,100 @@
+"""What a container of features must offer; Zarr groups and HDF5 files do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.records import Failure
+
+__all__ = ["FORMAT_VERSION", "NOT_FEATURES", "NO_ROW", "Backend", "locate_rows", "open_backend"]
+
+FORMAT_VERSION = 1
+"""Of the store's format (``docs/format.md``). A store of a higher one is refused."""
+
+NOT_FEATURES = frozenset({"digests", "ids"})
+"""Arrays that say what a row is."""
+
+NO_ROW = bytes(16)
+"""The digest of a place that holds no row (a quarantined image, the end of a short segment)."""
+
+
+class Backend(Protocol):
+    """A container opened for reading."""
+
+    path: Path
+    """The folder or file."""
+    attributes: dict[str, Any]
+    """Format version, key, specification, families and provenance."""
+
+    def committed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """(n, 16) digests of the committed rows and (n,) their row numbers, in the order of the commits."""
+
+    def ids(self) -> dict[int, str]:
+        """The id that each committed row had when it was embedded, by row number."""
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape of one row and dtype of an array."""
+
+    def read(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Some rows of an array, in the order asked for; rows may repeat."""
+
+    def failures(self) -> tuple[Failure, ...]:
+        """The samples in quarantine."""
+
+
+def open_backend(path: Path) -> Backend:
+    """Open a store: a Zarr group (folder).
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is nothing at ``path``.
+    StoreVersionError
+        If a newer featcache wrote it.
+    StoreCorruptError
+        If its metadata cannot be read.
+    """
+    from featcache.store.zarr_backend import ZarrBackend
+
+    return ZarrBackend(path)
+
+
+def locate_rows(digests: NDArray[np.uint8], rows: NDArray[np.int64], wanted: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Row number of each wanted digest, -1 where it is not committed; of several commits the last counts.
+
+    Parameters
+    ----------
+    digests, rows
+        (n, 16) uint8 and (n,), from :meth:`Backend.committed`.
+    wanted
+        (m, 16) uint8; :data:`NO_ROW` is never found.
+
+    Returns
+    -------
+    ndarray
+        (m,) int64.
+
+    Notes
+    -----
+    A binary search on the first 8 bytes, then a comparison of the rest. Digests that share their first half
+    and differ in the second (which chance does not bring about) are looked up one by one.
+    """
+    if len(digests) == 0 or len(wanted) == 0:
+        return np.full(len(wanted), -1, np.int64)
+    known = np.ascontiguousarray(digests).view(np.uint64)
+    asked = np.ascontiguousarray(wanted).view(np.uint64)
+    order = np.argsort(known[:, 0], kind="stable")
+    halves = known[order, 0]
+    place = np.searchsorted(halves, asked[:, 0], side="right") - 1
+    found = order[np.maximum(place, 0)]
+    same_half = (place >= 0) & (known[found, 0] == asked[:, 0])
+    same = same_half & (known[found, 1] == asked[:, 1]) & asked.any(axis=1)
+    result = np.where(same, rows[found], -1)
+    for position in np.flatnonzero(same_half & ~same & asked.any(axis=1)):
+        twins = np.flatnonzero((known == asked[position]).all(axis=1))
+        result[position] = rows[twins[-1]] if len(twins) else -1
+    return result.astype(np.int64)
