@@ -15,7 +15,7 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction.devices import default_batch_size, resolve_device
 from featcache.extraction.pipeline import Outcome, run_pipeline
-from featcache.extraction.plan import Plan, make_plan
+from featcache.extraction.plan import Plan, make_plan, pending_rows
 from featcache.extraction.reading import Job
 from featcache.imaging import Preprocess
 from featcache.models import load_encoder, resolve_model
@@ -131,7 +131,6 @@ def _compute(
     encoder = plan.encoder or load_encoder(plan.spec, plan.weights, image_size=plan.preprocess.crop)
     encoder = encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
     paths = plan.dataset.samples["path"].tolist()
-    jobs = [Job(plan.dataset.sample(row), paths[row], cast(bytes, plan.digests[row])) for row in plan.pending.tolist()]
     batch_size = batch_size or default_batch_size(device)
     with open_writer(
         plan.folder,
@@ -140,6 +139,11 @@ def _compute(
         planned_rows=len(plan.dataset.samples),
         provenance=_provenance(plan, device, batch_size),
     ) as writer:
+        # Another process may have committed some of the rows while this one waited or loaded weights.
+        jobs = [
+            Job(plan.dataset.sample(row), paths[row], cast(bytes, plan.digests[row]))
+            for row in pending_rows(plan.digests, plan.store).tolist()
+        ]
         return run_pipeline(
             jobs,
             encoder,

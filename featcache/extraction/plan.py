@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from featcache.store import (
     write_samples,
 )
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "pending_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def make_plan(
     )
     key, notes = _settle_precision(key, folder, device)
     store = folder / key.store_name
-    pending = _pending(digests, store)
+    pending = pending_rows(digests, store)
     return Plan(
         dataset=dataset,
         folder=folder,
@@ -125,7 +125,7 @@ def make_plan(
     )
 
 
-def _pending(digests: list[bytes | None], store: Path) -> NDArray[np.int64]:
+def pending_rows(digests: Sequence[bytes | None], store: Path) -> NDArray[np.int64]:
     """The first row of each digest that the store has not committed, in order."""
     wanted = np.frombuffer(b"".join(digest or NO_ROW for digest in digests), np.uint8).reshape(-1, 16)
     absent = wanted.any(axis=1)

@@ -1,4 +1,4 @@
-"""One writer a store: a lock file that names its owner."""
+"""One writer a store: a lock that the system releases when its owner dies, and a note that names the owner."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from featcache.errors import StoreError, StoreLockedError
 
 __all__ = ["write_lock"]
@@ -17,66 +19,60 @@ __all__ = ["write_lock"]
 
 @contextlib.contextmanager
 def write_lock(store: Path) -> Iterator[None]:
-    """Hold the lock of a store: an exclusively created file beside it.
+    """Hold the lock of a store: an advisory lock on ``.<store>.lock`` beside it.
 
-    A lock whose owner was a process of this host that no longer runs is taken over.
+    The system releases it when the process ends, however it ends. The owner's note, ``.<store>.lock.json``, is for
+    people; one that another host left behind is respected, since not every shared file system passes locks on.
 
     Raises
     ------
     StoreLockedError
         If another process holds it; the message names process, host and age.
+    StoreError
+        If the folder cannot be written.
     """
-    path = store.with_name(f".{store.name}.lock")
-    store.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(3):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            _remove_if_dead(path, store)
-            continue
-        except OSError as error:
-            raise StoreError(
-                f"cannot write beside {store}: {error.strerror}",
-                remedy="Choose a home that this user may write with --home or FEATCACHE_HOME.",
-            ) from error
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-        return
-    raise StoreLockedError(f"{store} is being locked by several processes", remedy="Try again.")
-
-
-def _remove_if_dead(path: Path, store: Path) -> None:
-    """Remove a dead owner's lock; raise if the owner lives or cannot be known."""
+    note = store.with_name(f".{store.name}.lock.json")
+    lock = FileLock(store.with_name(f".{store.name}.lock"))
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        pid, host, since = int(owner["pid"]), str(owner["host"]), float(owner["since"])
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError):
-        # Created a moment ago and not yet written, or cut off by a crash: only age tells them apart.
-        age = time.time() - path.stat().st_mtime
-        if age > 60:
-            path.unlink(missing_ok=True)
-            return
-        raise StoreLockedError(f"{store} was locked {age:.0f} s ago", remedy="Try again.") from None
-    if host == socket.gethostname() and not _runs(pid):
-        path.unlink(missing_ok=True)
-        return
-    raise StoreLockedError(
-        f"{store} is being written by process {pid} on {host} since {(time.time() - since) / 60:.1f} minutes",
-        remedy=f"Wait for it, or stop it. If it died on {host}, remove {path}.",
+        store.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise _locked(store, note) from None
+    except OSError as error:
+        raise StoreError(
+            f"cannot write beside {store}: {error.strerror or error}",
+            remedy="Choose a home that this user may write with --home or FEATCACHE_HOME.",
+        ) from error
+    try:
+        owner = _owner(note)
+        if owner is not None and owner["host"] != socket.gethostname():
+            raise _locked(store, note)
+        note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
+        yield
+        note.unlink(missing_ok=True)
+    except StoreLockedError:
+        raise
+    except BaseException:
+        note.unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
+
+
+def _locked(store: Path, note: Path) -> StoreLockedError:
+    owner = _owner(note)
+    if owner is None:
+        return StoreLockedError(f"{store} is being written by another process", remedy="Try again later.")
+    minutes = (time.time() - float(str(owner["since"]))) / 60
+    return StoreLockedError(
+        f"{store} is being written by process {owner['pid']} on {owner['host']} since {minutes:.1f} minutes",
+        remedy=f"Wait for it, or stop it. If {owner['host']} died with it, remove {note}.",
     )
 
 
-def _runs(pid: int) -> bool:
+def _owner(note: Path) -> dict[str, object] | None:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        owner = json.loads(note.read_text(encoding="utf-8"))
+        return {"pid": int(owner["pid"]), "host": str(owner["host"]), "since": float(owner["since"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,18 @@ from numpy.typing import NDArray
 from featcache.errors import StoreCorruptError
 from featcache.store.durable import write_durably
 
-__all__ = ["Segment", "read_segments", "write_segment"]
+__all__ = [
+    "Segment",
+    "read_segment",
+    "read_segments",
+    "record_file",
+    "segment_number",
+    "segment_records",
+    "serialize_segment",
+    "write_segment",
+]
+
+_REMEDY = "Run `featcache verify --repair`, or restore the file: its rows are then computed again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,8 @@ class Segment:
     """(n, 16) digests of its rows; :data:`featcache.store.backend.NO_ROW` where there is none."""
     files: Mapping[str, str]
     """SHA-256 of each of its files, by path relative to the store."""
+    metadata: str
+    """SHA-256 of what the arrays' metadata and the store's specification said at the commit."""
 
 
 def record_file(store: Path, family: str, number: int) -> Path:
@@ -36,17 +51,19 @@ def record_file(store: Path, family: str, number: int) -> Path:
     return store / "segments" / f"{family}-{number:08}.json"
 
 
+def segment_records(store: Path, family: str) -> list[Path]:
+    """Paths of all records of a family, by number."""
+    return sorted((store / "segments").glob(f"{family}-[0-9]*.json"))
+
+
+def segment_number(record: Path) -> int:
+    """The number in a record's file name."""
+    return int(record.stem.rsplit("-", 1)[1])
+
+
 def write_segment(store: Path, segment: Segment) -> None:
     """Write a record durably: after this the segment's rows are committed."""
-    record = {
-        "family": segment.family,
-        "segment": segment.number,
-        "rows": len(segment.digests),
-        "digests": base64.b64encode(segment.digests.tobytes()).decode(),
-        "files": dict(segment.files),
-    }
-    content = json.dumps(record, indent=1, sort_keys=True).encode()
-    write_durably(record_file(store, segment.family, segment.number), content)
+    write_durably(record_file(store, segment.family, segment.number), serialize_segment(segment))
 
 
 def read_segments(store: Path, family: str) -> list[Segment]:
@@ -55,29 +72,49 @@ def read_segments(store: Path, family: str) -> list[Segment]:
     Raises
     ------
     StoreCorruptError
-        If a record is not what its name says.
+        If a record is not what was written.
     """
-    return [_read(path, family) for path in sorted((store / "segments").glob(f"{family}-*.json"))]
+    return [read_segment(path) for path in segment_records(store, family)]
 
 
-def _read(path: Path, family: str) -> Segment:
+def read_segment(path: Path) -> Segment:
+    """Read one record.
+
+    Raises
+    ------
+    StoreCorruptError
+        If it cannot be read, fails its checksum, or lies under another name.
+    """
     try:
         record = json.loads(path.read_bytes())
+        checksum = record.pop("sha256")
         digests = np.frombuffer(base64.b64decode(record["digests"], validate=True), np.uint8).reshape(-1, 16)
-        segment = Segment(record["family"], record["segment"], digests, record["files"])
-        consistent = (
-            len(digests) == record["rows"]
-            and segment.family == family
-            and path == record_file(path.parents[1], family, segment.number)
+        segment = Segment(record["family"], record["segment"], digests, record["files"], record["metadata"])
+        intact = (
+            checksum == _checksum(record)
+            and len(digests) == record["rows"]
+            and path.name == record_file(path.parents[1], segment.family, segment.number).name
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreCorruptError(
-            f"a commit record cannot be read: {path} ({error})",
-            remedy="Restore it from a copy, or remove it: its rows are then computed again.",
-        ) from error
-    if not consistent:
-        raise StoreCorruptError(
-            f"a commit record contradicts itself: {path}",
-            remedy="Restore it from a copy, or remove it: its rows are then computed again.",
-        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreCorruptError(f"a commit record cannot be read: {path} ({error!r})", remedy=_REMEDY) from error
+    if not intact:
+        raise StoreCorruptError(f"a commit record is damaged: {path} fails its checksum", remedy=_REMEDY)
     return segment
+
+
+def serialize_segment(segment: Segment) -> bytes:
+    """A record as it is written, byte for byte."""
+    record: dict[str, Any] = {
+        "family": segment.family,
+        "segment": segment.number,
+        "rows": len(segment.digests),
+        "digests": base64.b64encode(segment.digests.tobytes()).decode(),
+        "files": dict(segment.files),
+        "metadata": segment.metadata,
+    }
+    return json.dumps({**record, "sha256": _checksum(record)}, indent=1, sort_keys=True).encode()
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import shutil
@@ -14,15 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import StoreCorruptError
+from featcache.errors import StoreCorruptError, StoreError
 from featcache.records import Failure
 from featcache.store.backend import FORMAT_VERSION
 from featcache.store.durable import sync_folder, write_durably
-from featcache.store.feature_store import FeatureStore
 from featcache.store.keys import Key
 from featcache.store.lock import write_lock
-from featcache.store.segments import Segment, read_segments, write_segment
-from featcache.store.zarr_backend import quarantine_file, read_layout
+from featcache.store.manifest import Manifest, read_manifest, write_manifest
+from featcache.store.segments import Segment, segment_number, segment_records, write_segment
+from featcache.store.zarr_backend import quarantine_file, read_attributes, read_layout
 from featcache.store.zarr_layout import (
     ArrayLayout,
     ArrayType,
@@ -30,6 +31,7 @@ from featcache.store.zarr_layout import (
     encode_chunk,
     encode_strings,
     group_document,
+    metadata_digest,
     to_json,
 )
 
@@ -83,7 +85,7 @@ def open_writer(
     path = folder / key.store_name
     with write_lock(path):
         if (path / "zarr.json").is_file():
-            found = FeatureStore(path).key
+            found = Key.from_dict(read_attributes(path)["spec"])
             if found.digest != key.digest:
                 raise StoreCorruptError(
                     f"{path} holds features of another specification: {'; '.join(key.difference(found))}",
@@ -92,8 +94,30 @@ def open_writer(
             for leftover in path.rglob("*.partial"):
                 leftover.unlink(missing_ok=True)
         else:
-            _create(path, key, arrays, chunk_rows_for(planned_rows), provenance)
-        yield StoreWriter(path)
+            with _explained(path):
+                _create(path, key, arrays, chunk_rows_for(planned_rows), provenance)
+        try:
+            yield StoreWriter(path, arrays)
+        finally:
+            with _explained(path):
+                noted = read_manifest(path) or Manifest()
+                write_manifest(path, next_segment=noted.next_segment)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an error with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            free = "Free some space, or move the home with FEATCACHE_HOME"
+        else:
+            free = "Make the home writable"
+        raise StoreError(
+            f"cannot write to {path}: {error.strerror or error}",
+            remedy=f"{free}; what was committed stays, and the same command goes on from there.",
+        ) from error
 
 
 class StoreWriter:
@@ -105,14 +129,24 @@ class StoreWriter:
         The store's folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, arrays: Mapping[str, tuple[int, ...]]) -> None:
         self.path = path
-        names = FeatureStore(path).names
-        self._layouts = {name: read_layout(path, name) for name in ("digests", "ids", *names)}
+        self._arrays = dict(arrays)
+        self._families = read_attributes(path)["families"]
+        names = self._families[_FAMILY]
+        self._layouts = {name: read_layout(path, name) for name in names}
+        shapes = {name: self._layouts[name].row_shape for name in names if name in arrays}
+        if shapes != self._arrays:
+            raise StoreCorruptError(
+                f"the arrays of {path} are {shapes}, the encoder gives {self._arrays}",
+                remedy="Run `featcache verify`; if it finds nothing, report this.",
+            )
         self.chunk_rows = self._layouts["digests"].chunk_rows
-        self.dtype = np.dtype(self._layouts[names[0]].dtype)
-        taken = [segment.number for segment in read_segments(path, _FAMILY)]
-        self.first_free = max(taken, default=-1) + 1
+        self.dtype = np.dtype(self._layouts[next(iter(arrays))].dtype)
+        # Numbers are never used twice, so that a reader that opened the store before finds its rows or an error.
+        manifest = read_manifest(path) or Manifest()
+        used = [segment_number(record) for record in segment_records(path, _FAMILY)]
+        self.first_free = max([manifest.next_segment, *(number + 1 for number in used)])
 
     def reserve(self, rows: int) -> range:
         """Grow all arrays for new rows, before any is written.
@@ -124,9 +158,12 @@ class StoreWriter:
         """
         count = -(-rows // self.chunk_rows)
         length = self.first_free * self.chunk_rows + rows
-        for layout in self._layouts.values():
-            write_durably(self.path / layout.name / "zarr.json", to_json(layout.document(length)))
-        return range(self.first_free, self.first_free + count)
+        with _explained(self.path):
+            for layout in self._layouts.values():
+                write_durably(self.path / layout.name / "zarr.json", to_json(layout.document(length)))
+        reserved = range(self.first_free, self.first_free + count)
+        self.first_free += count
+        return reserved
 
     def commit(
         self,
@@ -155,17 +192,15 @@ class StoreWriter:
         for name, rows in features.items():
             contents[name] = encode_chunk(self._layouts[name], rows)
         files = {}
-        for name, content in contents.items():
-            file = chunk_file(self.path, self._layouts[name], number)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(file, content)
-            sync_folder(self.path / name / "c")
-            files[file.relative_to(self.path).as_posix()] = hashlib.sha256(content).hexdigest()
-        write_segment(self.path, Segment(_FAMILY, number, digests, files))
-
-    def write_quarantine(self, failures: Sequence[Failure]) -> None:
-        """Replace the store's list of samples without features."""
-        write_quarantine(self.path, failures)
+        with _explained(self.path):
+            for name, content in contents.items():
+                file = chunk_file(self.path, self._layouts[name], number)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_durably(file, content)
+                sync_folder(self.path / name / "c")
+                files[file.relative_to(self.path).as_posix()] = hashlib.sha256(content).hexdigest()
+            metadata = metadata_digest(read_attributes(self.path), self._layouts.values())
+            write_segment(self.path, Segment(_FAMILY, number, digests, files, metadata))
 
 
 def write_quarantine(store: Path, failures: Sequence[Failure]) -> None:
@@ -175,7 +210,10 @@ def write_quarantine(store: Path, failures: Sequence[Failure]) -> None:
     if not failures and not path.exists():
         return
     if not path.exists() or path.read_bytes() != content:
-        write_durably(path, content)
+        with write_lock(store), _explained(store):
+            write_durably(path, content)
+            noted = read_manifest(store) or Manifest()
+            write_manifest(store, next_segment=noted.next_segment)
 
 
 def _create(

@@ -7,8 +7,10 @@ reads the result; ``docs/format.md`` is the specification.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,7 @@ __all__ = [
     "encode_chunk",
     "encode_strings",
     "group_document",
+    "metadata_digest",
     "to_json",
 ]
 
@@ -87,6 +90,14 @@ class ArrayLayout:
 def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
     """The ``zarr.json`` of a group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def metadata_digest(attributes: Mapping[str, Any], layouts: Iterable[ArrayLayout]) -> str:
+    """SHA-256 of what must never change: the attributes without provenance, the arrays' documents without rows."""
+    stable = {name: attributes[name] for name in sorted(attributes) if name != "provenance"}
+    documents = {layout.name: layout.document(0) for layout in layouts}
+    canonical = json.dumps([stable, documents], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def to_json(document: dict[str, Any]) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from featcache.errors import (
 )
 from featcache.records import Task
 from featcache.store import FeatureStore, Key, open_writer
+from featcache.store.lock import write_lock
 from featcache.store.writer import chunk_rows_for
 from tests.store.conftest import ARRAYS, MakeStore, digest_of, features_of, make_key
 
@@ -185,11 +188,25 @@ def test_a_second_writer_is_told_who_holds_the_lock(home: Path) -> None:
         second = open_writer(home / "data", make_key(), **options)  # type: ignore[arg-type]
         with pytest.raises(StoreLockedError, match="process"):
             second.__enter__()
-    lock = home / "data" / f".{make_key().store_name}.lock"
-    lock.write_text(json.dumps({"pid": 2**22 + 1, "host": __import__("socket").gethostname(), "since": 0}))
-    with open_writer(home / "data", make_key(), **options):  # type: ignore[arg-type]
+    note = home / "data" / f".{make_key().store_name}.lock.json"
+    assert not note.exists()
+    note.write_text(json.dumps({"pid": 1, "host": "another-host", "since": 0}))
+    third = open_writer(home / "data", make_key(), **options)  # type: ignore[arg-type]
+    with pytest.raises(StoreLockedError, match="process 1 on another-host"):
+        third.__enter__()
+
+
+def test_the_lock_of_a_killed_owner_is_taken_over(home: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from featcache.store.lock import write_lock\n"
+        "with write_lock(Path(sys.argv[1])): print('held', flush=True); os.kill(os.getpid(), 9)"
+    )
+    store = home / "data" / "x.zarr"
+    child = subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, text=True, check=False)
+    assert (child.stdout.strip(), child.returncode) == ("held", -9)
+    assert (home / "data" / ".x.zarr.lock.json").exists()
+    with write_lock(store):
         pass
-    assert not lock.exists()
 
 
 def test_open_finds_stores_by_dataset_and_model(make_store: MakeStore) -> None:
