@@ -1,4 +1,4 @@
-"""``featcache extract``."""
+"""``featcache extract``, ``why`` and ``labels``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import dataset_options, given, home_option, json_option
+from .options import dataset_options, extraction_options, given, home_option, json_option
 from .render import print_json, print_notes, progress_bar
 
 if TYPE_CHECKING:
@@ -16,28 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--model", required=True, help="A name (`featcache models`), hf:<id or folder>, timm:<name>.")
-@click.option("--dataset", required=True, help="A name (`featcache datasets`).")
-@dataset_options
-@home_option
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint file instead of the model's own.")
-@click.option("--preprocess", default="model", show_default=True, help="model, dinov2 or radiology.")
-@click.option("--image-size", type=int, help="Input size in pixels [the model's native size].")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    default="auto",
-    show_default=True,
-    help="What the network computes in; auto: as an existing store, else bf16 on recent GPUs, else fp32.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float16", "float32"]),
-    default="auto",
-    show_default=True,
-    help="In which features are stored.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@extraction_options
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images a batch [by device].")
 @click.option("--workers", type=click.IntRange(min=1), help="Reading threads [number of processors].")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although images were quarantined.")
@@ -83,3 +62,43 @@ def _print_report(report: ExtractionReport) -> None:
         click.echo(f"quarantined: {failure.path} ({failure.id}): {failure.reason} {failure.remedy}", err=True)
     if len(report.failures) > 20:
         click.echo(f"and {len(report.failures) - 20} more: `featcache info` lists them all", err=True)
+
+
+@click.command()
+@extraction_options
+@json_option
+def why(model: str, dataset: str, root: Path | None, as_json: bool, **options: Any) -> None:
+    """Say what an extract would compute and which field of the key differs from the nearest store."""
+    from featcache.extraction import why as explain
+
+    own = {name: options.pop(name) for name in _KEY_OPTIONS}
+    found = explain(model, dataset, root=root, dataset_options=given(**options), **given(**own))
+    if as_json:
+        print_json(asdict(found))
+        return
+    click.echo(
+        f"{found.store.name}: {'exists' if found.exists else 'does not exist'}, {found.missing} images to compute"
+    )
+    if found.nearest is not None:
+        click.echo(f"nearest other store of the dataset: {found.nearest.name}; it differs in")
+        for difference in found.differences:
+            click.echo(f"  {difference}")
+
+
+_KEY_OPTIONS = ("home", "weights", "preprocess", "image_size", "precision", "dtype", "device")
+
+
+@click.command()
+@click.option("--dataset", required=True, help="A name (`featcache datasets`).")
+@dataset_options
+@home_option
+@json_option
+def labels(dataset: str, root: Path | None, home: Path | None, as_json: bool, **options: Any) -> None:
+    """Read labels, splits and tasks of a dataset anew, for all of its stores. Computes no features."""
+    from featcache.extraction import update_labels
+
+    folder, rows = update_labels(dataset, root=root, home=home, **given(**options))
+    if as_json:
+        print_json({"folder": folder, "rows": rows})
+    else:
+        click.echo(f"{folder.name}: {rows} samples; every store of the dataset sees them")

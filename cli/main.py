@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import warnings
+from types import FrameType
+from typing import Any
 
 import click
 
@@ -12,9 +16,9 @@ from featcache.errors import FeatcacheError
 from .catalog import datasets, models
 from .demo import demo
 from .doctor import doctor
-from .extract import extract
+from .extract import extract, labels, why
 from .probe import probe
-from .store import info, list_
+from .store import gc, info, list_, rm, verify
 
 __all__ = ["cli", "main"]
 
@@ -32,12 +36,14 @@ def cli(debug: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
 
 
-for command in (extract, probe, list_, info, models, datasets, doctor, demo):
+for command in (extract, probe, list_, info, verify, why, labels, gc, rm, models, datasets, doctor, demo):
     cli.add_command(command)
 
 
 def main() -> None:
     """Entry point: exit code 0, 1 for an error, 2 for wrong usage or quarantined images, 130 if interrupted."""
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's way to say stop: commit what is finished
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -54,6 +60,14 @@ def main() -> None:
         remedy = "This is a fault in featcache or its environment; `featcache --debug …` shows where."
         code = _fail(error, f"{type(error).__name__}: {error}\n{remedy}")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(click.style("warning: ", fg="yellow", bold=True) + str(message), err=True)
 
 
 def _fail(error: Exception, message: str) -> int:

@@ -81,6 +81,36 @@ def dataset_options(command: F) -> F:
     return command
 
 
+def extraction_options(command: F) -> F:
+    """What decides which features are computed: model, data, preprocessing, precision."""
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float16", "float32"]),
+            default="auto",
+            show_default=True,
+            help="In which features are stored.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+            default="auto",
+            show_default=True,
+            help="What the network computes in; auto: as an existing store, else bf16 on recent GPUs, else fp32.",
+        ),
+        click.option("--image-size", type=int, help="Input size in pixels [the model's native size]."),
+        click.option("--preprocess", default="model", show_default=True, help="model, dinov2 or radiology."),
+        click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint file instead of the model's own."),
+        home_option,
+        dataset_options,
+        click.option("--dataset", required=True, help="A name (`featcache datasets`)."),
+        click.option("--model", required=True, help="A name (`featcache models`), hf:<id or folder>, timm:<name>."),
+    ):
+        command = option(command)
+    return command
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The options that the user gave."""
     return {name: value for name, value in options.items() if value not in (None, ())}
@@ -88,9 +118,18 @@ def given(**options: Any) -> dict[str, Any]:
 
 def chosen_store(store_path: Path | None, dataset: str | None, model: str | None, home: Path | None) -> FeatureStore:
     """The store that the options name; without any, the one extracted last, which is said on stderr."""
-    import featcache
+    from featcache.store import FeatureStore
 
-    store = featcache.open(store_path or dataset, model=model, home=home)
-    if store_path is None and dataset is None and model is None:
-        click.echo(f"using the store extracted last: {store.dataset} / {store.path.name}", err=True)
-    return store
+    return FeatureStore(chosen_path(store_path, dataset, model, home))
+
+
+def chosen_path(store_path: Path | None, dataset: str | None, model: str | None, home: Path | None) -> Path:
+    """The folder of the store that the options name, whatever state it is in."""
+    from featcache.store import find_store
+
+    if store_path is not None:
+        return store_path.absolute()
+    path = find_store(dataset, model=model, home=home)
+    if dataset is None and model is None:
+        click.echo(f"using the store extracted last: {path.parent.name} / {path.name}", err=True)
+    return path.absolute()

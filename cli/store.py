@@ -1,4 +1,4 @@
-"""``featcache list`` and ``featcache info``."""
+"""``featcache list``, ``info``, ``verify``, ``gc`` and ``rm``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import chosen_store, home_option, json_option, store_options
-from .render import print_json, print_notes, print_table, size
+from .options import chosen_path, chosen_store, home_option, json_option, store_options
+from .render import print_json, print_notes, print_table, progress_bar, size
 
 if TYPE_CHECKING:
     from featcache.store import FeatureStore
@@ -92,3 +92,94 @@ def _print_details(details: dict[str, Any]) -> None:
     print_notes(details["notes"])
     for failure in details["failures"]:
         click.echo(f"quarantined: {failure['path']} ({failure['id']}): {failure['reason']} {failure['remedy']}")
+
+
+@click.command()
+@store_options
+@click.option("--repair", "do_repair", is_flag=True, help="Remove damaged segments and compute their rows again.")
+@click.option("--source", is_flag=True, help="Hash the source images again as well.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder with the dataset's files, for the two above.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint, for --repair.")
+@json_option
+def verify(
+    store_path: Path | None, dataset: str | None, model: str | None, home: Path | None,
+    do_repair: bool, source: bool, root: Path | None, weights: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare every file of a store with its checksums. Exit code 1 if something is wrong."""
+    from featcache.extraction import check_source, repair
+    from featcache.store import verify_store
+
+    path = chosen_path(store_path, dataset, model, home)
+    problems = verify_store(path)
+    report = None
+    if do_repair and problems:
+        with progress_bar("repair") as progress:
+            report = repair(path, root=root, weights=weights, progress=progress)
+    changed = check_source(path, root or _own_root(path)) if source else []
+    left = verify_store(path) if report is not None else problems
+    if as_json:
+        print_json({
+            "store": path, "problems": [asdict(problem) for problem in problems],
+            "computed": report.computed if report else 0, "left": [asdict(problem) for problem in left],
+            "changed_sources": [asdict(failure) for failure in changed],
+        })  # fmt: skip
+    else:
+        for problem in problems:
+            click.echo(f"{problem.file}: {problem.what}")
+        for failure in changed:
+            click.echo(f"source {failure.path} ({failure.id}): {failure.reason}. {failure.remedy}")
+        if report is not None:
+            click.echo(f"repaired: {report.computed} rows computed again, {len(left)} problems left")
+        click.echo(f"{path}: {'intact' if not left and not changed else 'NOT intact'}")
+    if left or changed:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@store_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def gc(
+    store_path: Path | None, dataset: str | None, model: str | None, home: Path | None, yes: bool, as_json: bool
+) -> None:
+    """Remove rows that no sample needs any more, and leftovers of killed runs."""
+    from featcache.store import collect_garbage, plan_gc
+
+    path = chosen_path(store_path, dataset, model, home)
+    plan = plan_gc(path)
+    click.echo(
+        f"{path.name}: {plan.live_rows} rows are needed, {plan.dead_rows} are not; {len(plan.segments)} segments to "
+        f"rewrite, {len(plan.leftovers)} leftovers, {plan.bytes / 1e6:.1f} MB to free",
+        err=as_json,
+    )
+    idle = not plan.segments and not plan.leftovers
+    if not idle:
+        if not yes:
+            click.confirm("Go on?", abort=True, err=as_json)
+        plan = collect_garbage(path)
+    if as_json:
+        print_json({"store": path, "live_rows": plan.live_rows, "dead_rows": plan.dead_rows, "bytes": plan.bytes})
+
+
+@click.command()
+@store_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm(store_path: Path | None, dataset: str | None, model: str | None, home: Path | None, yes: bool) -> None:
+    """Remove one store. The samples table and other stores of the dataset stay."""
+    from featcache.store import remove_store
+
+    if store_path is None and dataset is None and model is None:
+        raise click.UsageError("say which: --store, or --dataset and --model")
+    path = chosen_path(store_path, dataset, model, home)
+    if not yes:
+        click.confirm(f"Remove {path} ({size(path) / 1e6:.1f} MB)?", abort=True)
+    remove_store(path)
+    click.echo(f"removed {path}")
+
+
+def _own_root(path: Path) -> Path:
+    from featcache.datasets import load_dataset
+    from featcache.store import read_samples
+
+    table = read_samples(path.parent)
+    return load_dataset(table.registry_name if table is not None else path.parent.name).root

@@ -3,7 +3,7 @@
 A dataset is a table of samples plus a few facts. It opens no image; labels never enter the feature cache.
 """
 
-from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, DatasetSpec, dataset_root, load_dataset
+from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, DatasetSpec, SplitOrigin, dataset_root, load_dataset
 from featcache.datasets.catalog import DATASETS
 
-__all__ = ["DATASETS", "Dataset", "DatasetSpec", "SAMPLE_COLUMNS", "dataset_root", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "DatasetSpec", "SAMPLE_COLUMNS", "SplitOrigin", "dataset_root", "load_dataset"]

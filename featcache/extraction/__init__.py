@@ -2,5 +2,15 @@
 
 from featcache.extraction.extract import extract
 from featcache.extraction.plan import Plan, make_plan
+from featcache.extraction.upkeep import Explanation, check_source, repair, update_labels, why
 
-__all__ = ["Plan", "extract", "make_plan"]
+__all__ = [
+    "Explanation",
+    "Plan",
+    "check_source",
+    "extract",
+    "make_plan",
+    "repair",
+    "update_labels",
+    "why",
+]

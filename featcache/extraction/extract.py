@@ -46,6 +46,7 @@ def extract(
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    registry_name: str | None = None,
     **dataset_options: Any,
 ) -> ExtractionReport:
     """Embed every image of a dataset that the store does not hold yet.
@@ -78,6 +79,8 @@ def extract(
         Reading threads; default the number of processors, at most 16.
     progress
         Called after each batch.
+    registry_name
+        The loader of a dataset that is given loaded; default its name.
     **dataset_options
         For the dataset's loader, see :func:`featcache.datasets.load_dataset`.
 
@@ -95,7 +98,8 @@ def extract(
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch size {batch_size} is not positive")
     spec = resolve_model(model)
-    registry_name = dataset if isinstance(dataset, str) else dataset.name
+    if registry_name is None:
+        registry_name = dataset if isinstance(dataset, str) else dataset.name
     loaded = load_dataset(dataset, root=root, **dataset_options) if isinstance(dataset, str) else dataset
     folder = find_home(home)
     plan = make_plan(

@@ -35,7 +35,7 @@ from featcache.store import (
     write_samples,
 )
 
-__all__ = ["Plan", "make_plan", "pending_rows"]
+__all__ = ["Plan", "make_plan", "pending_rows", "record_samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,9 @@ def make_plan(
         raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
     recipe = preset(preprocess, spec, image_size) if isinstance(preprocess, str) else preprocess
     source = locate_weights(spec, None if weights is None else Path(weights))
-    index = StatIndex()
-    digests, failures = _digests(dataset, index)
     folder = home / dataset.name
-    _write_table(folder, dataset, registry_name, digests)
-    weights_digest, encoder = _weights_digest(spec, source, recipe, index)
+    digests, failures = record_samples(dataset, folder, registry_name)
+    weights_digest, encoder = _weights_digest(spec, source, recipe, StatIndex())
     key = Key(
         model=spec.name,
         weights=weights_digest,
@@ -159,11 +157,13 @@ def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], li
     return digests, failures
 
 
-def _write_table(folder: Path, dataset: Dataset, registry_name: str, digests: list[bytes | None]) -> None:
+def record_samples(dataset: Dataset, folder: Path, registry_name: str) -> tuple[list[bytes | None], list[Failure]]:
+    """Hash the files that changed and write ``samples.parquet``: digest of each sample, and unreadable files."""
+    digests, failures = _digests(dataset, StatIndex())
     frame = dataset.samples.copy()
     frame.insert(1, "digest", pd.Series([None if d is None else d.hex() for d in digests], dtype="str"))
-    table = SampleTable(registry_name, frame, dataset.tasks, dataset.split_origin, dataset.notes)
-    write_samples(folder, table)
+    write_samples(folder, SampleTable(registry_name, frame, dataset.tasks, dataset.split_origin, dataset.notes))
+    return digests, failures
 
 
 def _weights_digest(

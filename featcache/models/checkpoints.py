@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ __all__ = ["load_strict", "read_tensors", "tensors_digest"]
 
 _NESTINGS = ("state_dict", "model", "teacher", "module")
 _COUNTERS = "num_batches_tracked"
+# What torch's readers raise, by the place at which the bytes go wrong.
+_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, TypeError, AttributeError)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -31,6 +34,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     import safetensors.torch
     import torch
 
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file", remedy="Pass the checkpoint file itself.")
     with path.open("rb") as file:
         head = file.read(64).lstrip()
     if not head:
@@ -38,7 +43,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if head[:1] == b"<":
         raise WeightsError(f"{path} is a web page, not a checkpoint", remedy="Download the file itself.")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return dict(safetensors.torch.load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -46,7 +51,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is no plain checkpoint: it is damaged, or wants to run code when loaded, which featcache refuses",
             remedy="Download it again, or convert it to .safetensors where you trust it.",
         ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, struct.error, LookupError, *_DAMAGED) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is truncated or damaged ({reason})", remedy="Download it again.") from error
     for name in _NESTINGS:

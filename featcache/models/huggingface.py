@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from featcache.errors import ConfigurationError, WeightsError
+from featcache.errors import ConfigurationError, FeatcacheWarning, WeightsError
 from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder
 from featcache.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from featcache.models.weights import WeightsSource
@@ -46,7 +47,16 @@ def describe(name: str) -> ModelSpec:
         )
     config = config.get("vision_config", config) if kind == "clip" else config
     processor = _read_json(name, "preprocessor_config.json") or {}
-    resize, resize_to, crop = _sizes(processor, int(config.get("image_size", 224)))
+    if not processor:
+        warnings.warn(
+            f"hf:{name} has no preprocessor_config.json: ImageNet's mean and deviation and a squash to the native "
+            "size are assumed for the preset `model`",
+            FeatcacheWarning,
+            stacklevel=2,
+        )
+    resize, resize_to, crop = _sizes(processor, int(config.get("image_size", 224)), kind)
+    if not processor.get("do_normalize", True):
+        processor = processor | {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
     return ModelSpec(
         name=f"hf:{Path(name).resolve().name if Path(name).is_dir() else name}",
         source="huggingface",
@@ -62,7 +72,7 @@ def describe(name: str) -> ModelSpec:
         image_size=crop,
         resize=resize,
         crop_fraction=crop / resize_to,
-        interpolation="bilinear" if processor.get("resample") == 2 else "bicubic",
+        interpolation=_interpolation(name, processor, kind),
         mean=tuple(processor.get("image_mean", IMAGENET_MEAN)),
         std=tuple(processor.get("image_std", IMAGENET_STD)),
         parameters=None,
@@ -169,8 +179,15 @@ def _read_json(name: str, file: str) -> dict[str, Any] | None:
     else:
         try:
             path = Path(huggingface_hub.hf_hub_download(name, file))
-        except Exception:  # noqa: BLE001 - absent, offline and gated are all "not to be had"; the caller says so
-            return None
+        except Exception as error:
+            if _is_absent(error, name, file):
+                return None
+            # The hub's client raises errors of several libraries. None of the others means that the file does not
+            # exist, and preprocessing made up in its place would give other features.
+            raise WeightsError(
+                f"hf:{name}: {file} could not be had ({type(error).__name__})",
+                remedy="Pass hf:FOLDER with config.json, preprocessor_config.json and model.safetensors.",
+            ) from error
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError as error:
@@ -178,7 +195,29 @@ def _read_json(name: str, file: str) -> dict[str, Any] | None:
     return content
 
 
-def _sizes(processor: dict[str, Any], native: int) -> tuple[Any, int, int]:
+def _interpolation(name: str, processor: dict[str, Any], kind: str) -> Literal["bicubic", "bilinear"]:
+    """The resampling that a processor asks for; without one, the default of its class in transformers."""
+    default = 2 if kind in ("vit", "vit_msn") and processor else 3
+    resample = int(processor.get("resample", default))
+    if resample not in (2, 3):
+        raise ConfigurationError(
+            f"hf:{name}: its processor resamples by PIL's method {resample}, which is not supported",
+            remedy="Supported: 2 (bilinear) and 3 (bicubic).",
+        )
+    return "bilinear" if resample == 2 else "bicubic"
+
+
+def _is_absent(error: Exception, name: str, file: str) -> bool:
+    """Whether a repository is known to lack a file: the hub said so now, or when the cache was filled."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return huggingface_hub.try_to_load_from_cache(name, file) is huggingface_hub._CACHED_NO_EXIST
+    return isinstance(error, EntryNotFoundError)
+
+
+def _sizes(processor: dict[str, Any], native: int, kind: str) -> tuple[Any, int, int]:
     """("shortest" or "squash", resized side, input size) of a processor's configuration."""
     size = processor.get("size", native)
     crop = processor.get("crop_size", native)
@@ -187,4 +226,6 @@ def _sizes(processor: dict[str, Any], native: int) -> tuple[Any, int, int]:
         side = int(size["shortest_edge"])
         return "shortest", side, cropped if processor.get("do_center_crop", True) else side
     side = int(size["height"] if isinstance(size, dict) else size)
+    if kind.startswith("clip") and not isinstance(size, dict):  # a plain number is CLIP's shortest edge
+        return "shortest", side, cropped if processor.get("do_center_crop", True) else side
     return "squash", side, cropped if processor.get("do_center_crop", False) else side

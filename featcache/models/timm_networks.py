@@ -8,7 +8,7 @@ from typing import Any
 import timm
 import torch
 
-from featcache.errors import UnknownNameError, WeightsError
+from featcache.errors import ConfigurationError, UnknownNameError, WeightsError
 from featcache.models.checkpoints import load_strict, read_tensors, tensors_digest
 from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder
 from featcache.models.spec import ModelSpec
@@ -38,7 +38,7 @@ def describe(name: str) -> ModelSpec:
         gated=False,
         dim=network.num_features,
         depth=len(network.blocks) if is_transformer else None,
-        patch=network.patch_embed.patch_size[0] if is_transformer else None,
+        patch=_patch(network),
         image_size=int(config.input_size[-1]),
         resize="squash" if config.crop_mode == "squash" else "shortest",
         crop_fraction=float(config.crop_pct),
@@ -60,11 +60,11 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
         tensors = read_tensors(source.path)
         if spec.name == "efficientnet_lite0":
             tensors = in_order_of(network, tensors, str(source.path))
-        if not any(name.startswith(_classifier(network)) for name in tensors):
-            network.reset_classifier(0)
-        load_strict(network, tensors, str(source.path))
         digest = tensors_digest(tensors)
+        heads = _classifiers(network)
         network.reset_classifier(0)
+        body = {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
+        load_strict(network, body, str(source.path))
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.random_seed)
@@ -74,7 +74,14 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
         if image_size != network.patch_embed.img_size[0]:
             network.set_input_size(img_size=(image_size, image_size))
         return VisionTransformerEncoder(spec, network, digest, image_size)
-    return _PooledEncoder(spec, network, digest, image_size)
+    try:
+        if image_size != spec.image_size and hasattr(network, "set_input_size"):
+            network.set_input_size(img_size=(image_size, image_size))
+        return _PooledEncoder(spec, network, digest, image_size)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{spec.name} does not take {image_size} pixels: {error}", remedy=f"Its own size is {spec.image_size}."
+        ) from error
 
 
 def in_order_of(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> dict[str, torch.Tensor]:
@@ -82,6 +89,8 @@ def in_order_of(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], o
     counter = "num_batches_tracked"
     names = [name for name in network.state_dict() if not name.endswith(counter)]
     given = [name for name in tensors if not name.endswith(counter)]
+    if set(names) == set(given):  # timm's own names; a .safetensors does not keep the network's order
+        return {name: tensors[name] for name in names}
     if len(names) != len(given):
         raise WeightsError(
             f"{origin} holds {len(given)} tensors, the network has {len(names)}",
@@ -94,9 +103,15 @@ def _create(name: str) -> Any:
     return timm.create_model(name, pretrained=False, num_classes=0)
 
 
-def _classifier(network: Any) -> str:
-    """Name of the classifier's module, as timm's configuration says."""
-    return str(network.pretrained_cfg["classifier"]) + "."
+def _patch(network: Any) -> int | None:
+    size = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    return int(size[0]) if isinstance(size, tuple) else size
+
+
+def _classifiers(network: Any) -> tuple[str, ...]:
+    """Prefixes of the classifiers' tensors, as timm's configuration says; a distilled network has two."""
+    names = network.pretrained_cfg.get("classifier") or ()
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 class VisionTransformerEncoder(Encoder):
@@ -108,9 +123,11 @@ class VisionTransformerEncoder(Encoder):
         layers = network.forward_intermediates(
             pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
         )
-        patches, _ = layers[-1]
+        if network.num_prefix_tokens == 0:  # then there are no pairs, and the last layer is all that the head sees
+            return {"cls": network.forward_head(layers[-1], pre_logits=True), "patch_mean": layers[-1].mean(dim=1)}
+        patches, prefix = layers[-1]
         if network.cls_token is None:
-            tokens = network.norm(network.forward_intermediates(pixels, indices=1)[0])
+            tokens = torch.cat([prefix, patches], dim=1)
             return {"cls": network.forward_head(tokens, pre_logits=True), "patch_mean": patches.mean(dim=1)}
         classes = torch.stack([prefix[:, 0] for _, prefix in layers], dim=1)
         features = {"cls": classes[:, -1], "intermediate": classes[:, :-1], "patch_mean": patches.mean(dim=1)}

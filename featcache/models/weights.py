@@ -77,7 +77,7 @@ def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bo
 
 
 def _source(path: Path) -> WeightsSource:
-    path = path.expanduser().resolve()
+    path = path.expanduser().absolute()  # not resolved: the hub's cache links to blobs whose names have no suffix
     files = [path] if path.is_file() else sorted(file for glob in _WEIGHT_FILES for file in path.glob(glob))
     if not files:
         raise WeightsError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from featcache.store.samples import SampleTable, read_samples
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from featcache.store.torch_view import TorchView
 
 __all__ = ["FeatureStore", "digests_from_text"]
 
@@ -52,7 +54,7 @@ class FeatureStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
         self._backend = open_backend(self.path)
-        self._families: dict[str, list[str]] = self.attributes["families"]
+        self._families: dict[str, dict[str, list[int]]] = self.attributes["families"]
         self.key = Key.from_dict(self.attributes["spec"])
 
     def __repr__(self) -> str:
@@ -174,6 +176,81 @@ class FeatureStore:
         if len(columns) > 1:
             return self.features(features, rows), labels.iloc[rows].to_numpy(dtype=np.float64, na_value=np.nan)
         return self.features(features, rows), labels[columns[0]].iloc[rows].to_numpy()
+
+    def blocks(
+        self, expression: str = "cls", rows: Any = slice(None), *, size: int = 4096
+    ) -> Iterator[tuple[slice | NDArray[np.int64], NDArray[Any]]]:
+        """An array that may be larger than memory, a block of rows at a time.
+
+        Parameters
+        ----------
+        expression
+            The name of an array: blocks are ``store[name][rows]``, as stored. Or an expression of
+            :meth:`features`: blocks are (n, D) float32.
+        rows
+            Anything that indexes the rows.
+        size
+            Rows of a block; the last may be shorter.
+
+        Yields
+        ------
+        rows : slice or ndarray
+            The rows of the view in this block: a slice if ``rows`` is one of step 1, else (n,) row numbers.
+        array : ndarray
+            Their values, (n, ...).
+
+        Raises
+        ------
+        ConfigurationError
+            If ``size`` is not positive or there is no such array.
+
+        Examples
+        --------
+        >>> total = sum(block.sum(axis=0, dtype=float) for _, block in store.blocks("cls"))  # doctest: +SKIP
+        """
+        if size < 1:
+            raise ConfigurationError(f"blocks of {size} rows cannot be read", remedy="Give a size of at least 1.")
+        one_array = expression in self.names
+        numbers = np.atleast_1d(np.arange(len(self))[rows])
+        in_order = isinstance(rows, slice) and rows.step in (None, 1)
+        for first in range(0, len(numbers), size):
+            part = numbers[first : first + size]
+            block = slice(int(part[0]), int(part[-1]) + 1) if in_order else part
+            yield block, self[expression][block] if one_array else self.features(expression, block)
+
+    def torch(self, *, split: str | None = None, features: str = "cls", target: str | None = None) -> TorchView:
+        """A map-style PyTorch dataset that ``DataLoader`` workers share without copying the features.
+
+        Parameters
+        ----------
+        split
+            ``train``, ``val``, ``test``; None for all rows.
+        features
+            See :meth:`features`.
+        target
+            A task or a column; None for features alone, of labelled and unlabelled rows.
+
+        Returns
+        -------
+        TorchView
+            Items are (D,) float32 tensors; with a target, tuples of that and the label. The rows are those of
+            :meth:`arrays`. Labels that are text become their number in ``classes``: the task's classes, or the
+            sorted texts of a column.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such target or array.
+
+        Examples
+        --------
+        >>> from torch.utils.data import DataLoader
+        >>> data = store.torch(split="train", target="lobe")  # doctest: +SKIP
+        >>> loader = DataLoader(data, batch_size=256, shuffle=True, num_workers=2)  # doctest: +SKIP
+        """
+        from featcache.store.torch_view import view_of
+
+        return view_of(self, split=split, features=features, target=target)
 
     def task(self, name: str | None = None) -> Task:
         """A task by name; without a name, the only one.

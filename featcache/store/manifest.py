@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from featcache.errors import StoreCorruptError
 from featcache.store.durable import write_durably
 from featcache.store.segments import segment_number, segment_records
 
-__all__ = ["Manifest", "manifest_file", "read_manifest", "write_manifest"]
+__all__ = ["Manifest", "group_copy", "manifest_file", "read_manifest", "write_manifest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,20 @@ def manifest_file(store: Path) -> Path:
     return store / "segments" / "manifest.json"
 
 
-def write_manifest(store: Path, *, next_segment: int = 0) -> None:
-    """List the files that are there now, durably; ``next_segment`` is the least that is noted as used."""
+def group_copy(store: Path) -> Path:
+    """Path of the copy of the group's document, from which it can be repaired."""
+    return store / "segments" / "group.json"
+
+
+def write_manifest(store: Path, *, next_segment: int = 0, without: Container[str] = ()) -> None:
+    """List the files that are there now, durably.
+
+    ``next_segment`` is the least number that is noted as used; files named in ``without`` are about to go.
+    """
     own = manifest_file(store)
     listed = [store / "zarr.json", *(path for path in sorted((store / "segments").glob("*.json")) if path != own)]
-    files = {path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in listed}
+    listed = [path for path in listed if path.name not in without]
+    files = {path.relative_to(store).as_posix(): _digest(path) for path in listed if path.is_file()}
     used = [segment_number(path) for path in segment_records(store, "vectors")]
     content = _serialize(Manifest(files, max([next_segment, *(number + 1 for number in used)])))
     if not own.is_file() or own.read_bytes() != content:
@@ -66,6 +76,11 @@ def read_manifest(store: Path) -> Manifest | None:
     if not intact:
         raise StoreCorruptError(f"{path} fails its checksum", remedy="featcache verify --repair")
     return manifest
+
+
+def _digest(path: Path) -> str:
+    """SHA-256; empty for the quarantine list, which changes between sessions and has a checksum of its own."""
+    return "" if path.name == "quarantine.json" else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _serialize(manifest: Manifest) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +15,14 @@ from featcache.errors import ConfigurationError, StoreCorruptError, StoreError, 
 from featcache.records import Task
 from featcache.store.durable import write_durably
 
-__all__ = ["SAMPLES_VERSION", "SampleTable", "read_samples", "write_samples"]
+__all__ = [
+    "SAMPLES_VERSION",
+    "SampleTable",
+    "read_samples",
+    "samples_file",
+    "samples_match_checksum",
+    "write_samples",
+]
 
 SAMPLES_VERSION = 1
 
@@ -38,6 +46,19 @@ class SampleTable:
 def samples_file(folder: Path) -> Path:
     """Path of the table in a dataset's folder of the home."""
     return folder / "samples.parquet"
+
+
+def checksum_file(folder: Path) -> Path:
+    """Path of the SHA-256 of the table that featcache wrote last."""
+    return folder / ".samples.parquet.sha256"
+
+
+def samples_match_checksum(folder: Path) -> bool:
+    """Whether the table is the one that featcache wrote last; also true where no checksum was noted."""
+    noted = checksum_file(folder)
+    if not noted.is_file():
+        return True
+    return noted.read_text().strip() == hashlib.sha256(samples_file(folder).read_bytes()).hexdigest()
 
 
 def read_samples(folder: Path) -> SampleTable | None:
@@ -101,11 +122,12 @@ def write_samples(folder: Path, table: SampleTable) -> None:
     pyarrow.parquet.write_table(arrow, sink)
     content = sink.getvalue().to_pybytes()
     path = samples_file(folder)
-    if path.is_file() and path.read_bytes() == content:
+    if path.is_file() and path.read_bytes() == content and samples_match_checksum(folder):
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_durably(path, content)
+        write_durably(checksum_file(folder), hashlib.sha256(content).hexdigest().encode())
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror}",

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from featcache.errors import StoreCorruptError, StoreError
 from featcache.records import Failure
-from featcache.store.backend import FORMAT_VERSION
+from featcache.store.backend import FORMAT_VERSION, NOT_FEATURES
 from featcache.store.durable import sync_folder, write_durably
 from featcache.store.keys import Key
 from featcache.store.lock import write_lock
-from featcache.store.manifest import Manifest, read_manifest, write_manifest
+from featcache.store.manifest import Manifest, group_copy, read_manifest, write_manifest
 from featcache.store.segments import Segment, segment_number, segment_records, write_segment
-from featcache.store.zarr_backend import quarantine_file, read_attributes, read_layout
+from featcache.store.zarr_backend import ZarrBackend, quarantine_document, quarantine_file, read_attributes
 from featcache.store.zarr_layout import (
     ArrayLayout,
-    ArrayType,
     chunk_file,
     encode_chunk,
     encode_strings,
     group_document,
+    layouts_of,
     metadata_digest,
     to_json,
 )
@@ -131,22 +131,24 @@ class StoreWriter:
 
     def __init__(self, path: Path, arrays: Mapping[str, tuple[int, ...]]) -> None:
         self.path = path
-        self._arrays = dict(arrays)
-        self._families = read_attributes(path)["families"]
-        names = self._families[_FAMILY]
-        self._layouts = {name: read_layout(path, name) for name in names}
-        shapes = {name: self._layouts[name].row_shape for name in names if name in arrays}
-        if shapes != self._arrays:
+        self._attributes = read_attributes(path)
+        self._layouts = layouts_of(self._attributes)
+        declared = {name: self._layouts[name].row_shape for name in self._layouts if name not in NOT_FEATURES}
+        if declared != {name: tuple(shape) for name, shape in arrays.items()}:
             raise StoreCorruptError(
-                f"the arrays of {path} are {shapes}, the encoder gives {self._arrays}",
-                remedy="Run `featcache verify`; if it finds nothing, report this.",
+                f"the arrays of {path} are {declared}, the encoder gives {dict(arrays)}",
+                remedy="Move that store away and extract again; if it happens again, report it.",
             )
         self.chunk_rows = self._layouts["digests"].chunk_rows
-        self.dtype = np.dtype(self._layouts[next(iter(arrays))].dtype)
+        self.dtype = np.dtype(self._attributes["spec"]["dtype"])
         # Numbers are never used twice, so that a reader that opened the store before finds its rows or an error.
         manifest = read_manifest(path) or Manifest()
         used = [segment_number(record) for record in segment_records(path, _FAMILY)]
         self.first_free = max([manifest.next_segment, *(number + 1 for number in used)])
+
+    def layout(self, name: str) -> ArrayLayout:
+        """Type and chunking of an array."""
+        return self._layouts[name]
 
     def reserve(self, rows: int) -> range:
         """Grow all arrays for new rows, before any is written.
@@ -157,7 +159,7 @@ class StoreWriter:
             The segment numbers for these rows, ``chunk_rows`` rows each, the last one maybe short.
         """
         count = -(-rows // self.chunk_rows)
-        length = self.first_free * self.chunk_rows + rows
+        length = max(self.first_free * self.chunk_rows + rows, *array_lengths(self.path, self._layouts))
         with _explained(self.path):
             for layout in self._layouts.values():
                 write_durably(self.path / layout.name / "zarr.json", to_json(layout.document(length)))
@@ -199,21 +201,30 @@ class StoreWriter:
                 write_durably(file, content)
                 sync_folder(self.path / name / "c")
                 files[file.relative_to(self.path).as_posix()] = hashlib.sha256(content).hexdigest()
-            metadata = metadata_digest(read_attributes(self.path), self._layouts.values())
+            metadata = metadata_digest(self._attributes, self._layouts.values())
             write_segment(self.path, Segment(_FAMILY, number, digests, files, metadata))
 
 
-def write_quarantine(store: Path, failures: Sequence[Failure]) -> None:
+def array_lengths(store: Path, layouts: Iterable[str]) -> list[int]:
+    """Rows of each array as its document says; 0 where that cannot be read."""
+    lengths = []
+    for name in layouts:
+        try:
+            lengths.append(int(json.loads((store / name / "zarr.json").read_bytes())["shape"][0]))
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            lengths.append(0)
+    return lengths
+
+
+def write_quarantine(store: Path, failures: tuple[Failure, ...]) -> None:
     """Replace the list of samples without features, if it changed."""
-    path = quarantine_file(store)
-    content = json.dumps([asdict(failure) for failure in failures], indent=1, ensure_ascii=False).encode()
-    if not failures and not path.exists():
+    if failures == ZarrBackend(store).failures():
         return
-    if not path.exists() or path.read_bytes() != content:
-        with write_lock(store), _explained(store):
-            write_durably(path, content)
-            noted = read_manifest(store) or Manifest()
-            write_manifest(store, next_segment=noted.next_segment)
+    listed = [asdict(failure) for failure in failures]
+    with write_lock(store), _explained(store):
+        write_durably(quarantine_file(store), quarantine_document(listed))
+        noted = read_manifest(store) or Manifest()
+        write_manifest(store, next_segment=noted.next_segment)
 
 
 def _create(
@@ -224,27 +235,24 @@ def _create(
     provenance: Mapping[str, Any],
 ) -> None:
     """Make an empty store to the side and move it into place."""
-    dtype: ArrayType = "float32" if key.dtype == "float32" else "float16"
-    layouts = [
-        ArrayLayout("digests", "uint8", (16,), chunk_rows),
-        ArrayLayout("ids", "string", (), chunk_rows),
-        *(ArrayLayout(name, dtype, tuple(shape), chunk_rows) for name, shape in arrays.items()),
-    ]
+    shapes = {"digests": [16], "ids": [], **{name: list(shape) for name, shape in arrays.items()}}
     attributes = {
         "format_version": FORMAT_VERSION,
         "key": key.digest,
         "spec": key.as_dict(),
-        "families": {_FAMILY: [layout.name for layout in layouts]},
+        "families": {_FAMILY: shapes},
+        "chunk_rows": chunk_rows,
         "provenance": dict(provenance),
     }
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for layout in layouts:
-        folder = partial / layout.name
-        (folder / "c").mkdir(parents=True)
-        write_durably(folder / "zarr.json", to_json(layout.document(0)))
-    (partial / "segments").mkdir()
+    (partial / "segments").mkdir(parents=True)
+    for layout in layouts_of(attributes).values():
+        (partial / layout.name / "c").mkdir(parents=True)
+        write_durably(partial / layout.name / "zarr.json", to_json(layout.document(0)))
+    document = to_json(group_document({"featcache": attributes}))
     write_durably(partial / "segments" / "zarr.json", to_json(group_document({})))
-    write_durably(partial / "zarr.json", to_json(group_document({"featcache": attributes})))
+    write_durably(group_copy(partial), document)
+    write_durably(partial / "zarr.json", document)
     partial.rename(path)
     sync_folder(path.parent)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,12 +20,21 @@ from featcache.errors import StoreCorruptError, StoreNotFoundError, StoreVersion
 from featcache.records import Failure
 from featcache.store.backend import FORMAT_VERSION
 from featcache.store.segments import Segment, read_segments
-from featcache.store.zarr_layout import ArrayLayout, chunk_file, decode_chunk, decode_strings
+from featcache.store.zarr_layout import ArrayLayout, chunk_file, decode_strings
 
-__all__ = ["ZarrBackend", "quarantine_file", "read_attributes", "read_layout"]
+__all__ = ["ZarrBackend", "quarantine_document", "quarantine_file", "read_attributes", "read_layout"]
 
 _WHOLE_CHUNK_SHARE = 0.25
 """From this share of a chunk's rows on, the chunk is read whole and its checksum is checked."""
+
+_PIECE = 1 << 18
+"""Bytes that are read and then added to the checksum: few enough to be in the processor's cache still."""
+
+_THREADS_FROM = 1 << 25
+"""Bytes of a result from which on chunks are read by several threads (reads and checksums release the GIL)."""
+
+_THREADS = min(4, os.cpu_count() or 1)
+"""Memory is busy with so many; more only disturb what else runs."""
 
 _DAMAGED = "Restore the store from a copy, or remove its folder and extract again."
 
@@ -72,18 +87,27 @@ class ZarrBackend:
 
     def failures(self) -> tuple[Failure, ...]:
         """The samples in quarantine at the last extraction."""
+        path = quarantine_file(self.path)
         try:
-            listed = json.loads(quarantine_file(self.path).read_bytes())
-            return tuple(Failure(**failure) for failure in listed)
+            content = path.read_bytes()
+            listed = json.loads(content)["failures"]
+            failures = tuple(Failure(**failure) for failure in listed)
+            intact = quarantine_document(listed) == content
         except FileNotFoundError:
             return ()
-        except (ValueError, TypeError) as error:
-            raise StoreCorruptError(
-                f"the quarantine list of {self.path} cannot be read: {error}", remedy="Extract again: it is rewritten."
-            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreCorruptError(f"{path} cannot be read: {error!r}", remedy="featcache verify --repair") from error
+        if not intact:
+            raise StoreCorruptError(f"{path} fails its checksum", remedy="featcache verify --repair")
+        return failures
 
     def read(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Some rows of an array, in the order asked for.
+        """Some rows of an array, in the order asked for; rows may repeat.
+
+        A chunk of which at least a quarter of the rows is asked for is read whole and checked against its
+        crc32c. Of other chunks only those rows are read and the file's length is checked, not the rows' bytes:
+        a chunk has one checksum, and reading all of it for a few rows would cost more than a hundred times as
+        much. ``featcache verify`` checks every byte.
 
         Raises
         ------
@@ -91,28 +115,25 @@ class ZarrBackend:
             If a chunk is missing, has another length, or (where it is read whole) fails its crc32c.
         """
         layout = self._layout(name)
-        result = np.empty((len(rows), *layout.row_shape), np.dtype(layout.dtype))
-        chunks, offsets = np.divmod(rows, layout.chunk_rows)
-        if len(rows) > 1 and (np.diff(chunks) < 0).any():
-            order = np.argsort(chunks, kind="stable")
+        result = np.empty((len(rows), *layout.row_shape), np.dtype(layout.dtype).newbyteorder("<"))
+        if result.size == 0:
+            return result
+        lines = result.reshape(len(rows), -1).view(np.uint8)
+        parts = _by_chunk(rows, layout.chunk_rows)
+
+        def read_part(part: tuple[int, NDArray[np.int64], NDArray[np.int64]]) -> None:
+            chunk, places, inside = part
+            _read_rows(chunk_file(self.path, layout, chunk), layout, inside, lines, places)
+
+        if result.nbytes < _THREADS_FROM or len(parts) == 1:
+            for part in parts:
+                read_part(part)
         else:
-            order = np.arange(len(rows))
-        bounds = np.flatnonzero(np.diff(chunks[order])) + 1
-        for first, last in zip([0, *bounds], [*bounds, len(rows)], strict=True):
-            if first == last:
-                continue
-            places = order[first:last]
-            path = chunk_file(self.path, layout, int(chunks[places[0]]))
-            inside = offsets[places]
-            if len(inside) >= _WHOLE_CHUNK_SHARE * layout.chunk_rows:
-                source: NDArray[Any] = decode_chunk(path, layout)
-            else:
-                source = _map(path, layout)
-            if _consecutive(places) and _consecutive(inside):
-                result[places[0] : places[-1] + 1] = source[inside[0] : inside[-1] + 1]
-            else:
-                result[places] = source[inside]
-        return result
+            # Made for this read and gone after it, so that a forked worker never inherits a pool without threads.
+            with ThreadPoolExecutor(_THREADS) as pool:
+                for _ in pool.map(read_part, parts):
+                    pass
+        return result.astype(result.dtype.newbyteorder("="), copy=False)
 
     def _layout(self, name: str) -> ArrayLayout:
         if name not in self._layouts:
@@ -123,6 +144,13 @@ class ZarrBackend:
 def quarantine_file(store: Path) -> Path:
     """Path of the list of samples without features."""
     return store / "segments" / "quarantine.json"
+
+
+def quarantine_document(failures: list[dict[str, str]]) -> bytes:
+    """The list of samples without features as it is written, with its checksum."""
+    canonical = json.dumps(failures, sort_keys=True, separators=(",", ":"))
+    checksum = hashlib.sha256(canonical.encode()).hexdigest()
+    return json.dumps({"failures": failures, "sha256": checksum}, indent=1, sort_keys=True).encode()
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -137,7 +165,8 @@ def read_attributes(path: Path) -> dict[str, Any]:
     try:
         attributes = json.loads(file.read_bytes())["attributes"]["featcache"]
         version = int(attributes["format_version"])
-        complete = version > FORMAT_VERSION or {"key", "spec", "families", "provenance"} <= set(attributes)
+        fields = {"key", "spec", "families", "chunk_rows", "provenance"}
+        complete = version > FORMAT_VERSION or fields <= set(attributes)
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFoundError(
             f"no feature store at {path}", remedy="`featcache list` shows the stores of the home."
@@ -167,18 +196,74 @@ def read_layout(store: Path, name: str) -> ArrayLayout:
         ) from error
 
 
+def _by_chunk(rows: NDArray[np.int64], chunk_rows: int) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """(chunk, places in ``rows``, rows inside the chunk) of each chunk that is touched, in the order of the chunks."""
+    chunks, inside = np.divmod(rows, chunk_rows)
+    if (np.diff(chunks) < 0).any():
+        order = np.argsort(chunks, kind="stable")
+        chunks, inside = chunks[order], inside[order]
+    else:
+        order = np.arange(len(rows))
+    bounds = [0, *(np.flatnonzero(np.diff(chunks)) + 1).tolist(), len(rows)]
+    return [(int(chunks[first]), order[first:last], inside[first:last]) for first, last in pairwise(bounds)]
+
+
+def _read_rows(
+    path: Path,
+    layout: ArrayLayout,
+    inside: NDArray[np.int64],
+    lines: NDArray[np.uint8],
+    places: NDArray[np.int64],
+) -> None:
+    """Copy the rows ``inside`` of a chunk to ``lines[places]``, (n, row_bytes) uint8."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            size, expected = os.fstat(file.fileno()).st_size, layout.chunk_rows * layout.row_bytes + 4
+            if size != expected:
+                raise StoreCorruptError(
+                    f"a committed chunk has {size} bytes, expected {expected}: {path}", remedy=_DAMAGED
+                )
+            if len(inside) < _WHOLE_CHUNK_SHARE * layout.chunk_rows:
+                for place, offset in zip(places.tolist(), (inside * layout.row_bytes).tolist(), strict=True):
+                    file.seek(offset)
+                    _fill(file, lines[place])
+                return
+            target = slice(int(places[0]), int(places[-1]) + 1)
+            source = slice(int(inside[0]), int(inside[-1]) + 1)
+            in_order = _consecutive(places) and _consecutive(inside)
+            if in_order and len(inside) == layout.chunk_rows:
+                _read_checked(file, lines[target].reshape(-1))
+                return
+            chunk = np.empty((layout.chunk_rows, layout.row_bytes), np.uint8)
+            _read_checked(file, chunk.reshape(-1))
+            if in_order:
+                lines[target] = chunk[source]
+            else:
+                lines[places] = chunk[inside]
+    except FileNotFoundError:
+        raise StoreCorruptError(f"a committed chunk is missing: {path}", remedy=_DAMAGED) from None
+
+
+def _read_checked(file: FileIO, content: NDArray[np.uint8]) -> None:
+    """Fill ``content`` from a chunk's start and compare with the crc32c that follows, piece by piece in the cache."""
+    checksum = 0
+    for first in range(0, len(content), _PIECE):
+        piece = content[first : first + _PIECE]
+        _fill(file, piece)
+        checksum = google_crc32c.extend(checksum, piece)
+    if file.read(4) != checksum.to_bytes(4, "little"):
+        raise StoreCorruptError(f"a committed chunk fails its checksum: {file.name!s}", remedy=_DAMAGED)
+
+
+def _fill(file: FileIO, target: NDArray[np.uint8]) -> None:
+    """Read until ``target`` is full: one read may give less than it was asked for."""
+    count = file.readinto(target.data)
+    while count < len(target):
+        more = file.readinto(target[count:].data)
+        if not more:
+            raise StoreCorruptError(f"a committed chunk ends early: {file.name!s}", remedy=_DAMAGED)
+        count += more
+
+
 def _consecutive(numbers: NDArray[np.int64]) -> bool:
     return bool(numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all())
-
-
-def _map(path: Path, layout: ArrayLayout) -> NDArray[Any]:
-    expected = layout.chunk_rows * layout.row_bytes + 4
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        size = -1
-    if size != expected:
-        found = "missing" if size < 0 else f"{size} bytes, expected {expected}"
-        raise StoreCorruptError(f"a committed chunk is {found}: {path}", remedy=_DAMAGED)
-    dtype = np.dtype(layout.dtype).newbyteorder("<")
-    return np.memmap(path, dtype, mode="r", shape=(layout.chunk_rows, *layout.row_shape))

@@ -29,6 +29,7 @@ __all__ = [
     "encode_chunk",
     "encode_strings",
     "group_document",
+    "layouts_of",
     "metadata_digest",
     "to_json",
 ]
@@ -85,6 +86,16 @@ class ArrayLayout:
     def row_bytes(self) -> int:
         """Bytes of one row on disk; numeric arrays only."""
         return int(np.dtype(self.dtype).itemsize * np.prod(self.row_shape, dtype=np.int64))
+
+
+def layouts_of(attributes: Mapping[str, Any], family: str = "vectors") -> dict[str, ArrayLayout]:
+    """The arrays that the group's attributes declare, by name: what their own documents must say."""
+    dtypes: dict[str, ArrayType] = {"digests": "uint8", "ids": "string"}
+    stored: ArrayType = "float32" if attributes["spec"]["dtype"] == "float32" else "float16"
+    return {
+        name: ArrayLayout(name, dtypes.get(name, stored), tuple(shape), int(attributes["chunk_rows"]))
+        for name, shape in attributes["families"][family].items()
+    }
 
 
 def group_document(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -161,4 +163,22 @@ def test_a_size_that_is_no_multiple_of_the_patch_names_the_nearest(checkpoints: 
 
 def test_weights_are_found_in_the_named_folder(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEATCACHE_WEIGHTS", str(checkpoints["authors"].parent))
+    assert load_model("dinov2_vits14", image_size=28).arrays["cls"] == (384,)
+
+
+def test_weights_are_found_in_the_hugging_face_cache(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache links a file's name to a blob that has no suffix."""
+    repository = tmp_path / "models--facebook--dinov2-small"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    blob = repository / "blobs" / ("b" * 64)
+    blob.write_bytes(checkpoints["hub"].read_bytes())
+    (snapshot / "model.safetensors").symlink_to(blob)
+    found = functools.partial(huggingface_hub.try_to_load_from_cache, cache_dir=tmp_path)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", found)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert load_model("dinov2_vits14", image_size=28).arrays["cls"] == (384,)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -17,8 +18,10 @@ from safetensors.torch import save_file
 from featcache.errors import ConfigurationError, UnknownNameError, WeightsError
 from featcache.models import MODELS, load_model, locate_weights, resolve_model
 from featcache.models.checkpoints import read_tensors, tensors_digest
-from featcache.models.timm_networks import in_order_of
+from featcache.models.timm_networks import VisionTransformerEncoder, in_order_of
 from tests.models.test_dinov2 import relative_error
+
+pytestmark = pytest.mark.filterwarnings("ignore:hf:.*has no preprocessor_config")
 
 PIXELS = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
@@ -237,3 +240,124 @@ def test_importing_the_package_loads_no_framework() -> None:
     code = "import sys, featcache.models; print([m for m in ('torch', 'timm', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_efficientnet_lite0_takes_timms_names_in_any_order(tmp_path: Path) -> None:
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    save_file(network.state_dict(), tmp_path / "sorted.safetensors")
+    found = load_model("efficientnet_lite0", weights=tmp_path / "sorted.safetensors").encode(PIXELS)["cls"]
+    with torch.inference_mode():
+        expected = network.forward_head(network.forward_features(PIXELS), pre_logits=True)
+    assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "changes"),
+    [
+        ("deit_tiny_distilled_patch16_224", 64, {}),
+        ("resnet18", 64, {"num_classes": 14}),
+        ("swin_tiny_patch4_window7_224", 256, {}),
+        ("vit_tiny_patch16_224", 64, {"class_token": False, "global_pool": "avg"}),
+        ("vit_base_patch16_siglip_224", 64, {}),
+    ],
+)
+def test_timm_networks_of_other_shapes(tmp_path: Path, name: str, size: int, changes: dict[str, object]) -> None:
+    """Two heads, a head of the user's, windows, no class token with and without a pooling head."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False, **changes).eval()
+    for parameter in network.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape)
+    if "class_token" in changes:
+        spec = resolve_model(f"timm:{name}")
+        encoder = VisionTransformerEncoder(spec, network, "", 224)
+        size = 224
+    else:
+        save_file(network.state_dict(), tmp_path / "weights.safetensors")
+        encoder = load_model(f"timm:{name}", weights=tmp_path / "weights.safetensors", image_size=size)
+        if hasattr(network, "set_input_size"):
+            network.set_input_size(img_size=(size, size))
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        last = network.forward_features(pixels)
+        pooled = network.forward_head(last, pre_logits=True)
+    expected = last[:, 0] if "distilled" in name else pooled
+    found = encoder.encode(pixels)
+    assert relative_error(found["cls"], expected) < 1e-5
+    if last.ndim == 3:
+        assert relative_error(found["patch_mean"], last[:, network.num_prefix_tokens :].mean(dim=1)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("eva02_tiny_patch14_224", 225, "multiples of its patch of 14 pixels, not 225"),
+        ("mixer_s32_224", 256, "does not take 256 pixels"),
+    ],
+)
+def test_an_input_size_that_a_network_refuses_is_a_configuration_error(
+    tmp_path: Path, name: str, size: int, message: str
+) -> None:
+    network = timm.create_model(name, pretrained=False)
+    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigurationError, match=message):
+        load_model(f"timm:{name}", weights=tmp_path / "w.safetensors", image_size=size)
+
+
+def test_a_folder_is_no_checkpoint_of_timm(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="is no file"):
+        load_model("timm:resnet18", weights=tmp_path)
+
+
+def test_legacy_checkpoints_damaged_anywhere_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"a": torch.zeros(20)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for length in range(1, len(whole), 3):
+        path.write_bytes(whole[:length])
+        with pytest.raises(WeightsError):
+            read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"size": 80, "crop_size": 64, "do_center_crop": true, "resample": 3}', ("shortest", 0.8, "bicubic")),
+        ('{"size": {"shortest_edge": 80}, "crop_size": {"height": 64, "width": 64}}', ("shortest", 0.8, "bicubic")),
+    ],
+)
+def test_clips_older_processor_files_are_read(tmp_path: Path, text: str, expected: tuple[object, ...]) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "clip_vision_model", "hidden_size": 48, "num_hidden_layers": 4, "patch_size": 16}'
+    )
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    spec = resolve_model(f"hf:{tmp_path}")
+    assert (spec.resize, spec.crop_fraction, spec.interpolation) == expected
+    assert spec.image_size == 64
+
+
+@pytest.mark.parametrize(("text", "interpolation"), [('{"size": 64}', "bilinear"), ('{"resample": 3}', "bicubic")])
+def test_the_resampling_of_vit_is_bilinear_unless_said(tmp_path: Path, text: str, interpolation: str) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "vit", "hidden_size": 48, "num_hidden_layers": 4, "patch_size": 16, "image_size": 64}'
+    )
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    assert resolve_model(f"hf:{tmp_path}").interpolation == interpolation
+    (tmp_path / "preprocessor_config.json").write_text('{"resample": 1}')
+    with pytest.raises(ConfigurationError, match="method 1"):
+        resolve_model(f"hf:{tmp_path}")
+
+
+def test_preprocessing_is_not_made_up_when_the_hub_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "vit", "hidden_size": 48, "num_hidden_layers": 4, "patch_size": 16, "image_size": 64}'
+    )
+
+    def download(name: str, file: str) -> str:
+        if file != "config.json":
+            raise ConnectionError
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(WeightsError, match=r"preprocessor_config\.json could not be had"):
+        resolve_model("hf:some/model")

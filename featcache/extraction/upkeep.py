@@ -1,0 +1,181 @@
+"""What can be done with a dataset's files besides extracting: relabel, compare with the source, repair, explain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from featcache.datasets import Dataset, SplitOrigin, load_dataset
+from featcache.errors import ConfigurationError, DatasetError
+from featcache.extraction.extract import extract
+from featcache.extraction.plan import make_plan, record_samples
+from featcache.imaging import Preprocess
+from featcache.models import resolve_model
+from featcache.records import ExtractionReport, Failure, Progress
+from featcache.store import FeatureStore, drop_damage, find_home, read_samples, store_paths, verify_store
+
+__all__ = ["Explanation", "check_source", "repair", "update_labels", "why"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What an extraction would find."""
+
+    store: Path
+    """Where its features would be."""
+    exists: bool
+    """Whether that store is there."""
+    missing: int
+    """Images without features in it."""
+    nearest: Path | None
+    """The store of the same dataset that differs least; None if there is no other."""
+    differences: tuple[str, ...]
+    """The fields in which the keys differ, ``field: here, there``."""
+
+
+def why(
+    model: str,
+    dataset: str | Dataset,
+    *,
+    root: Path | str | None = None,
+    home: Path | str | None = None,
+    weights: Path | str | None = None,
+    dataset_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> Explanation:
+    """Say why an extraction would compute: which field of the key differs from the nearest store.
+
+    Takes what :func:`featcache.extract` takes; computes nothing but the digests of changed files.
+    """
+    registry_name = dataset if isinstance(dataset, str) else dataset.name
+    loaded = load_dataset(dataset, root=root, **(dataset_options or {})) if isinstance(dataset, str) else dataset
+    folder = find_home(home)
+    plan = make_plan(resolve_model(model), loaded, home=folder, registry_name=registry_name, weights=weights, **options)
+    others = [path for path in store_paths(folder, loaded.name) if path != plan.store]
+    differences = {path: plan.key.difference(FeatureStore(path).key) for path in others}
+    nearest = min(differences, key=lambda path: len(differences[path]), default=None)
+    return Explanation(
+        store=plan.store,
+        exists=(plan.store / "zarr.json").is_file(),
+        missing=len(plan.pending),
+        nearest=nearest,
+        differences=tuple(differences[nearest]) if nearest is not None else (),
+    )
+
+
+def update_labels(
+    dataset: str, *, root: Path | str | None = None, home: Path | str | None = None, **dataset_options: Any
+) -> tuple[Path, int]:
+    """Read a dataset's labels, splits and tasks anew for all of its stores. Computes no features.
+
+    Returns
+    -------
+    folder
+        The dataset's folder in the home.
+    rows
+        Samples in the table.
+    """
+    loaded = load_dataset(dataset, root=root, **dataset_options)
+    folder = find_home(home) / loaded.name
+    record_samples(loaded, folder, dataset)
+    return folder, len(loaded.samples)
+
+
+def check_source(store: Path, root: Path) -> list[Failure]:
+    """Hash the source images again, whatever their times say, and name those that changed or are gone.
+
+    Parameters
+    ----------
+    store
+        The store's folder.
+    root
+        The folder that the samples' paths are relative to.
+    """
+    from featcache.store import file_digest, row_digest
+
+    table = read_samples(store.parent)
+    if table is None:
+        raise DatasetError(f"{store.parent} has no samples.parquet", remedy="Run `featcache extract` again.")
+    content: dict[str, bytes | None] = {}
+    failures = []
+    columns = [table.frame[name].tolist() for name in ("id", "path", "selector", "digest")]
+    for name, path, selector, digest in zip(*columns, strict=True):
+        if path not in content:
+            try:
+                content[path] = file_digest(root / path)
+            except OSError:
+                content[path] = None
+        found = content[path]
+        if found is None:
+            failures.append(Failure(name, path, "the file is gone or cannot be read", "Restore it."))
+        elif row_digest(found, selector).hex() != digest:
+            failures.append(Failure(name, path, "the file changed since it was embedded", "Extract again."))
+    return failures
+
+
+def repair(
+    store: Path,
+    *,
+    root: Path | str | None = None,
+    weights: Path | str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> ExtractionReport | None:
+    """Drop what is damaged in a store and compute its rows again.
+
+    Parameters
+    ----------
+    store
+        The store's folder.
+    root
+        The folder that the samples' paths are relative to; a dataset that needs none finds it itself.
+    weights
+        The checkpoint, if it was given at extraction.
+    progress
+        Called after each batch.
+
+    Returns
+    -------
+    ExtractionReport or None
+        None if the store was intact.
+
+    Raises
+    ------
+    ConfigurationError
+        If the rows cannot be computed here in the same way: no root, or another model, weights or version.
+    """
+    problems = verify_store(store)
+    if not problems:
+        return None
+    drop_damage(store, problems)
+    opened = FeatureStore(store)
+    table = read_samples(store.parent)
+    if table is None:
+        raise DatasetError(
+            f"{store.parent} has no samples.parquet: the damage is removed, the rows cannot be computed from here",
+            remedy="Run `featcache extract` with the options of the first time.",
+        )
+    folder = Path(root) if root is not None else load_dataset(table.registry_name).root
+    samples = table.frame.drop(columns="digest")
+    origin = cast(SplitOrigin, table.split_origin)
+    dataset = Dataset(opened.dataset, folder, samples, table.tasks, origin, table.notes)
+    key = opened.key
+    recipe: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in key.preprocess.items()
+    }
+    options: dict[str, Any] = {
+        "home": store.parents[1],
+        "registry_name": table.registry_name,
+        "weights": weights,
+        "preprocess": Preprocess(**recipe),
+        "precision": key.precision,
+        "dtype": key.dtype,
+    }
+    plan = make_plan(resolve_model(key.model), dataset, **options)
+    if plan.key.digest != key.digest:
+        raise ConfigurationError(
+            "the damaged rows cannot be computed here in the same way: " + "; ".join(plan.key.difference(key)),
+            remedy="Use the weights and the version of featcache of the first time. The damage is removed already.",
+        )
+    return extract(key.model, dataset, progress=progress, **options)
