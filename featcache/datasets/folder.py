@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
 from featcache.errors import DatasetError
-from featcache.imaging import decoder_of, is_image_file
+from featcache.imaging import decoder_of
 from featcache.records import Task
 
 __all__ = ["load"]
@@ -36,25 +36,26 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
         If there are no class folders, or no images in them.
     """
     files = sorted(_files(root))
-    images = [path for path in files if is_image_file(path) and decoder_of(path) == "raster"]
-    has_splits = bool(images) and all(normalized_split(path.parts[0]) in SPLITS for path in images)
+    images = [path for path in files if decoder_of(path) == "raster"]
+    parts = [path.split("/") for path in images]
+    has_splits = bool(images) and {normalized_split(first) for first in {part[0] for part in parts}} <= set(SPLITS)
     depth = 2 if has_splits else 1
-    misplaced = [path for path in images if len(path.parts) <= depth]
+    misplaced = [path for path, part in zip(images, parts, strict=True) if len(part) <= depth]
     if not images or misplaced:
         found = f"{len(images)} images" + (f", {misplaced[0]} outside any class folder" if misplaced else "")
         raise DatasetError(
             f"dataset 'folder' at {root}: found {found}",
             remedy="Expected ROOT/<class>/image.png or ROOT/train/<class>/image.png (also val, test).",
         )
-    label = pd.Series([path.parts[depth - 1] for path in images], dtype="str")
+    label = pd.Series([part[depth - 1] for part in parts], dtype="str")
     classes = tuple(sorted(label.unique()))
     missing = pd.Series([None] * len(images), dtype="str")
     split = (
-        pd.Series([normalized_split(path.parts[0]) for path in images], dtype="str")
+        pd.Series([part[0] for part in parts], dtype="str").map(normalized_split).astype("str")
         if has_splits
         else seeded_split(label, missing, seed=seed)
     )
-    names = pd.Series([str(path) for path in images], dtype="str")
+    names = pd.Series(images, dtype="str")
     samples = pd.DataFrame(
         {
             "id": names,
@@ -80,12 +81,15 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
     )
 
 
-def _files(root: Path) -> Iterator[PurePosixPath]:
+def _files(root: Path) -> Iterator[str]:
+    """Paths below the root with ``/``, hidden files and folders left out."""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if relative == "." else f"{relative}/"
         for name in names:
             if not name.startswith("."):
-                yield PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
+                yield prefix + name
 
 
 def _notes(has_splits: bool, seed: int, left_out: int) -> tuple[str, ...]:

@@ -137,23 +137,21 @@ def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], li
     paths = dataset.samples["path"].tolist()
     selectors = dataset.samples["selector"].tolist()
     ids = dataset.samples["id"].tolist()
-    content, errors = index.file_digests(dataset.root / path for path in dict.fromkeys(paths))
-    content_of = {path: content.get(dataset.root / path) for path in dict.fromkeys(paths)}
-    digests: list[bytes | None] = []
-    failures = []
-    for row, (path, selector) in enumerate(zip(paths, selectors, strict=True)):
-        found = content_of[path]
-        digests.append(None if found is None else row_digest(found, selector))
-        if found is None:
-            error = errors[dataset.root / path]
-            failures.append(
-                Failure(
-                    id=ids[row],
-                    path=path,
-                    reason=f"the file cannot be read: {error.strerror or error}",
-                    remedy="Restore the file or its permissions, or remove its row.",
-                )
-            )
+    content, errors = index.file_digests(dataset.root, dict.fromkeys(paths))
+    digests = [
+        None if path in errors else row_digest(content[path], selector)
+        for path, selector in zip(paths, selectors, strict=True)
+    ]
+    failures = [
+        Failure(
+            id=ids[row],
+            path=paths[row],
+            reason=f"the file cannot be read: {errors[paths[row]].strerror or errors[paths[row]]}",
+            remedy="Restore the file or its permissions, or remove its row.",
+        )
+        for row, digest in enumerate(digests)
+        if digest is None
+    ]
     return digests, failures
 
 

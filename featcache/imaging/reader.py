@@ -43,14 +43,17 @@ def decoder_of(path: PurePath | str) -> str | None:
     >>> decoder_of("scan.NII.GZ"), decoder_of("notes.txt")
     ('nifti', None)
     """
-    name = PurePath(path).name.lower()
-    suffixes = PurePath(name).suffixes
-    return _EXTENSIONS.get("".join(suffixes[-2:])) or _EXTENSIONS.get("".join(suffixes[-1:]))
+    stem, dot, last = str(path).rpartition(".")  # text, not paths: this runs for every file of a dataset
+    found = _EXTENSIONS.get(dot + last)
+    if found is not None:
+        return found
+    last = last.lower()
+    return _EXTENSIONS.get(f".{stem.lower().rpartition('.')[2]}.gz" if last == "gz" else f".{last}") if dot else None
 
 
 def is_image_file(path: PurePath | str) -> bool:
     """Whether a path has an image extension and is no hidden file (``._scan.png`` of a Mac)."""
-    return decoder_of(path) is not None and not PurePath(path).name.startswith(".")
+    return decoder_of(path) is not None and not str(path).rpartition("/")[2].startswith(".")
 
 
 def read(path: Path) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -54,8 +55,19 @@ class StatIndex:
             connection.executescript(_SCHEMA)
         return connection
 
-    def file_digests(self, paths: Iterable[Path], workers: int = 4) -> tuple[dict[Path, bytes], dict[Path, OSError]]:
-        """Digests of files, reading only those that changed.
+    def file_digests(
+        self, root: Path, paths: Iterable[str], workers: int = 4
+    ) -> tuple[dict[str, bytes], dict[str, OSError]]:
+        """Digests of files below a root, reading only those that changed.
+
+        Parameters
+        ----------
+        root
+            The folder.
+        paths
+            Relative to it. Text, not Path objects: there may be millions.
+        workers
+            Threads that read changed files.
 
         Returns
         -------
@@ -64,31 +76,31 @@ class StatIndex:
         failures
             The error of each file that could not be read.
         """
-        digests: dict[Path, bytes] = {}
-        failures: dict[Path, OSError] = {}
-        changed: dict[Path, tuple[int, int]] = {}
+        digests: dict[str, bytes] = {}
+        failures: dict[str, OSError] = {}
+        changed: dict[str, tuple[int, int]] = {}
+        prefix = f"{root}{os.sep}"
         connection = self._connect()
         try:
-            known = self._known(connection)
-            for path in dict.fromkeys(paths):
+            known = self._known(connection, prefix)
+            for path in paths:
                 try:
-                    status = path.stat()
+                    status = os.stat(prefix + path)  # noqa: PTH116 - see above
                 except OSError as error:
                     failures[path] = error
                     continue
-                stamp = (status.st_size, status.st_mtime_ns)
-                size, mtime_ns, digest = known.get(str(path), (-1, -1, b""))
-                if stamp == (size, mtime_ns):
-                    digests[path] = digest
+                remembered = known.get(prefix + path)
+                if remembered is not None and remembered[:2] == (status.st_size, status.st_mtime_ns):
+                    digests[path] = remembered[2]
                 else:
-                    changed[path] = stamp
+                    changed[path] = (status.st_size, status.st_mtime_ns)
             with ThreadPoolExecutor(workers) as pool:
-                futures = {path: pool.submit(file_digest, path) for path in changed}
+                futures = {path: pool.submit(file_digest, root / path) for path in changed}
             rows = []
             for path, future in futures.items():
                 try:
                     digests[path] = future.result()
-                    rows.append((str(path), *changed[path], digests[path]))
+                    rows.append((prefix + path, *changed[path], digests[path]))
                 except OSError as error:
                     failures[path] = error
             with connection:
@@ -116,6 +128,9 @@ class StatIndex:
             connection.close()
 
     @staticmethod
-    def _known(connection: sqlite3.Connection) -> dict[str, tuple[int, int, bytes]]:
-        rows = connection.execute("SELECT path, size, mtime_ns, digest FROM files")
+    def _known(connection: sqlite3.Connection, prefix: str) -> dict[str, tuple[int, int, bytes]]:
+        rows = connection.execute(
+            "SELECT path, size, mtime_ns, digest FROM files WHERE path >= ? AND path < ?",
+            (prefix, prefix + "\U0010ffff"),
+        )
         return {path: (size, mtime_ns, digest) for path, size, mtime_ns, digest in rows}

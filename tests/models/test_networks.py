@@ -21,7 +21,7 @@ from featcache.models.checkpoints import read_tensors, tensors_digest
 from featcache.models.timm_networks import VisionTransformerEncoder, in_order_of
 from tests.models.test_dinov2 import relative_error
 
-pytestmark = pytest.mark.filterwarnings("ignore:hf:.*has no preprocessor_config")
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no preprocessor_config")
 
 PIXELS = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
