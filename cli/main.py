@@ -16,6 +16,7 @@ from featcache.errors import FeatcacheError
 from .catalog import datasets, models
 from .demo import demo
 from .doctor import doctor
+from .exchange import export, import_, merge
 from .extract import extract, labels, why
 from .probe import probe
 from .store import gc, info, list_, rm, verify
@@ -36,7 +37,24 @@ def cli(debug: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
 
 
-for command in (extract, probe, list_, info, verify, why, labels, gc, rm, models, datasets, doctor, demo):
+for command in (
+    extract,
+    probe,
+    list_,
+    info,
+    verify,
+    why,
+    labels,
+    gc,
+    rm,
+    export,
+    import_,
+    merge,
+    models,
+    datasets,
+    doctor,
+    demo,
+):
     cli.add_command(command)
 
 

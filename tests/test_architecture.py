@@ -16,6 +16,7 @@ EVERYWHERE = {"errors", "records", "registry"}
 ALLOWED = {
     "catalog": {"datasets", "models", "store"},
     "datasets": {"imaging"},
+    "exchange": {"store"},
     "evaluation": {"store", "probes", "metrics", "results"},
     "extraction": {"datasets", "imaging", "models", "store"},
     "imaging": set(),
@@ -76,7 +77,7 @@ def test_exports_are_sorted_and_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["datasets", "imaging", "metrics", "models", "probes", "store", "reports", "extraction"]
+    "part", ["datasets", "imaging", "metrics", "models", "probes", "store", "reports", "extraction", "exchange"]
 )
 def test_exports_of_each_package_are_sorted_and_exist(part: str) -> None:
     package = __import__(f"featcache.{part}", fromlist=["__all__"])

@@ -47,7 +47,7 @@ class Backend(Protocol):
 
 
 def open_backend(path: Path) -> Backend:
-    """Open a store: a Zarr group (folder).
+    """Open a store: a Zarr group (folder) or its packed copy (an HDF5 file).
 
     Raises
     ------
@@ -58,6 +58,10 @@ def open_backend(path: Path) -> Backend:
     StoreCorruptError
         If its metadata cannot be read.
     """
+    if path.is_file():
+        from featcache.store.hdf5_backend import Hdf5Backend
+
+        return Hdf5Backend(path)
     from featcache.store.zarr_backend import ZarrBackend
 
     return ZarrBackend(path)

@@ -15,9 +15,10 @@ __all__ = ["FeatureArray"]
 class FeatureArray:
     """One array of a store, its rows in the order of ``store.samples``.
 
-    Index it like numpy: ``array[:]``, ``array[10:20]``, ``array[[3, 1, 3]]``, ``array[mask]``, ``array[5]``.
-    Reading fetches the bytes that are needed and returns numpy. Chunks that are read whole are checked
-    against their checksum.
+    Index it like numpy: ``array[:]``, ``array[10:20]``, ``array[[3, 1, 3]]``, ``array[mask]``, ``array[5]``,
+    ``array[rows, 0]``. Reading fetches the rows that the first index asks for and returns numpy; every other
+    index is applied to those rows in memory. Chunks that are read whole are checked against their checksum
+    (a container's ``read`` says which).
 
     Parameters
     ----------
@@ -41,6 +42,11 @@ class FeatureArray:
         return (len(self._rows), *self._row_shape)
 
     @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return 1 + len(self._row_shape)
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """As stored."""
         return self._dtype
@@ -55,16 +61,23 @@ class FeatureArray:
     def __repr__(self) -> str:
         return f"<FeatureArray {self.name} {self.shape} {self.dtype}>"
 
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        if isinstance(rows, tuple):
-            result: NDArray[Any] = self[rows[0]]
-            if isinstance(rows[0], int | np.integer):
-                return result[rows[1:]]
-            return result[(slice(None), *rows[1:])]
-        if isinstance(rows, int | np.integer):
-            one: NDArray[Any] = self._backend.read(self.name, self._rows[np.array([rows])])[0]
-            return one
-        wanted = rows if isinstance(rows, slice) else np.asarray(rows)
-        if isinstance(wanted, np.ndarray) and wanted.size == 0:
-            wanted = wanted.astype(np.int64)
-        return self._backend.read(self.name, self._rows[wanted])
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        key = key if isinstance(key, tuple) else (key,)
+        first, others = (key[0], key[1:]) if key else (slice(None), ())
+        if isinstance(first, slice):
+            array = self._backend.read(self.name, self._rows[first])
+            return array[(slice(None), *others)] if others else array
+        places = None if first is None or first is Ellipsis else np.asarray(first)
+        if places is None or (places.dtype == bool and places.ndim != 1):
+            everything: NDArray[Any] = self[:][key]
+            return everything
+        if places.size == 0 and places.dtype != bool:
+            places = places.astype(np.int64)
+        wanted = np.asarray(self._rows[places])
+        array = self._backend.read(self.name, wanted.reshape(-1))
+        if not others and wanted.ndim > 0:
+            return array.reshape(*wanted.shape, *self._row_shape)
+        # The rows were fetched in the order asked for; numpy pairs their numbers with the other indices.
+        fetched = np.arange(wanted.size).reshape(wanted.shape) if wanted.ndim > 0 else 0
+        result: NDArray[Any] = array[(fetched, *others)]
+        return result

@@ -30,7 +30,7 @@ def state_folder() -> Path:
 
 
 def store_paths(home: Path, dataset: str | None = None) -> list[Path]:
-    """All stores of a home, or of one dataset, sorted by name."""
+    """All Zarr stores of a home, or of one dataset, sorted by name; packed copies beside them are not listed."""
     pattern = f"{dataset or '*'}/*.zarr/zarr.json"
     return sorted(path.parent for path in home.glob(pattern))
 

@@ -1,0 +1,148 @@
+"""Joining stores of one key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featcache.errors import ConfigurationError, StoreError
+from featcache.exchange.rows import RowReader, add_rows, unite_frames
+from featcache.records import Failure, Task
+from featcache.store import FeatureStore, SampleTable, find_home, read_samples, write_quarantine, write_samples
+from featcache.store.packing import visible_rows
+
+__all__ = ["MergeReport", "merge"]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """The outcome of one ``merge``."""
+
+    store: Path
+    """The joined store."""
+    rows: int
+    """Rows that it shows now."""
+    added: int
+    """Rows that this merge committed."""
+    conflicts: tuple[str, ...]
+    """Values of the samples on which the stores disagree; that of the first store counts."""
+
+
+def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dataset: str | None = None) -> MergeReport:
+    """Join stores of one key: rows by digest, samples by id.
+
+    Parameters
+    ----------
+    stores
+        At least one. If the target exists already, it comes first.
+    into
+        Home of the joined store; default: FEATCACHE_HOME or the platform's data folder.
+    dataset
+        Its dataset's name; default: that of the stores, if they agree.
+
+    Returns
+    -------
+    MergeReport
+
+    Raises
+    ------
+    StoreError
+        If the keys or the arrays differ; the message names the fields.
+    DatasetError
+        If one id means different content in two stores.
+
+    Notes
+    -----
+    What the stores show is joined: rows of samples that were removed are left behind. Running it again adds nothing.
+
+    Examples
+    --------
+    >>> merge([featcache.open("a.zarr"), featcache.open("b.zarr")], into="joined").added  # doctest: +SKIP
+    1024
+    """
+    if not stores:
+        raise ConfigurationError("no store to merge", remedy="Name at least one.")
+    _refuse_other_keys(stores)
+    folder = find_home(into) / _dataset_name(stores, dataset)
+    parts = [visible_rows(store) for store in stores]
+    target = folder / stores[0].key.store_name
+    before = read_samples(folder)
+    others = [store for store in stores if store.path != target]
+    tables = [read_samples(store.path.parent) or table for store, (table, _) in zip(stores, parts, strict=True)]
+    origins = [str(store.path) for store in stores]
+    if before is not None:
+        tables, origins = [before, *tables], [str(folder), *origins]
+    table, conflicts = _united(tables, origins)
+    write_samples(folder, table)
+    path, added = target, 0
+    for store, (part, rows) in zip(stores, parts, strict=True):
+        if store not in others:
+            continue
+        path, new = add_rows(
+            folder,
+            store.key,
+            arrays={name: store[name].shape[1:] for name in store.names},
+            ids=part.frame["id"].tolist(),
+            digests=part.frame["digest"].tolist(),
+            read=RowReader(store, rows),
+            provenance=store.attributes["provenance"],
+        )
+        added += new
+    joined = FeatureStore(path)
+    present = set(joined.samples["id"])
+    failures: dict[str, Failure] = {failure.id: failure for store in (*stores, joined) for failure in store.failures}
+    write_quarantine(path, tuple(failure for name, failure in failures.items() if name not in present))
+    return MergeReport(path, len(joined), added, tuple(conflicts))
+
+
+def _refuse_other_keys(stores: Sequence[FeatureStore]) -> None:
+    first = stores[0]
+    shapes = {name: first[name].shape[1:] for name in first.names}
+    for other in stores[1:]:
+        fields = first.key.difference(other.key)
+        if fields:
+            raise StoreError(
+                f"{first.path} and {other.path} hold features of different keys: {'; '.join(fields)}",
+                remedy="Features of different keys do not compare: extract one again with the other's settings.",
+            )
+        found = {name: other[name].shape[1:] for name in other.names}
+        if found != shapes:
+            raise StoreError(
+                f"{first.path} has the arrays {shapes}, {other.path} has {found}",
+                remedy="Merge copies with the same arrays.",
+            )
+
+
+def _dataset_name(stores: Sequence[FeatureStore], dataset: str | None) -> str:
+    names = sorted({store.dataset for store in stores})
+    if dataset is None and len(names) > 1:
+        raise ConfigurationError(
+            f"the stores are of several datasets: {', '.join(names)}", remedy="Name the joined one with --dataset."
+        )
+    return dataset or names[0]
+
+
+def _united(tables: Sequence[SampleTable], origins: Sequence[str]) -> tuple[SampleTable, list[str]]:
+    frame, conflicts = unite_frames([table.frame for table in tables], origins)
+    named = next((table for table in tables if table.registry_name), tables[0])
+    tasks: dict[str, Task] = {}
+    for task in (task for table in tables for task in table.tasks):
+        first = tasks.setdefault(task.name, task)
+        classes = tuple(dict.fromkeys((*first.classes, *task.classes)))
+        if replace(first, classes=classes) != replace(task, classes=classes):
+            conflicts.append(f"task {task.name} is defined in two ways; that of the first store counts")
+        elif task.type != "binary" or len(classes) <= 2:
+            tasks[task.name] = replace(first, classes=classes)
+        else:
+            conflicts.append(
+                f"task {task.name} is binary and has {len(classes)} classes together: {', '.join(classes)}"
+            )
+    origins_of_splits = [table.split_origin for table in tables if table.split_origin != "none"] or ["none"]
+    if len(set(origins_of_splits)) > 1:
+        conflicts.append(f"the splits come from different places: {', '.join(sorted(set(origins_of_splits)))}")
+    within = "within-subject"
+    split_origin = within if within in origins_of_splits else origins_of_splits[0]
+    notes = tuple(dict.fromkeys(note for table in tables for note in table.notes))
+    table = replace(named, frame=frame, tasks=tuple(tasks.values()), split_origin=split_origin, notes=notes)
+    return table, conflicts
