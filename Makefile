@@ -4,6 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Threads that wait for each other should sleep, not spin: on a shared machine spinning costs a factor of ten.
+export OMP_WAIT_POLICY ?= PASSIVE
+export OPENBLAS_THREAD_TIMEOUT ?= 10
+
 .PHONY: demo test lint format clean
 
 demo: $(INSTALLED)

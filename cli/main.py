@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -60,6 +61,9 @@ for command in (
 
 def main() -> None:
     """Entry point: exit code 0, 1 for an error, 2 for wrong usage or quarantined images, 130 if interrupted."""
+    # Threads that wait for each other sleep instead of spinning: machines are shared. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's way to say stop: commit what is finished
     try:

@@ -93,7 +93,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         header = pd.read_csv(path, nrows=0)
         texts = [name for name in header if name in ("id", "patient", "volume", "split")]
-        return pd.read_csv(path, dtype=dict.fromkeys(texts, "str"), float_precision="round_trip")
+        return pd.read_csv(path, dtype=dict.fromkeys(texts, "str"))
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"{path} cannot be read as CSV ({error})", remedy="Give a CSV with a header line."
