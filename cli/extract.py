@@ -97,8 +97,13 @@ def labels(dataset: str, root: Path | None, home: Path | None, as_json: bool, **
     """Read labels, splits and tasks of a dataset anew, for all of its stores. Computes no features."""
     from featcache.extraction import update_labels
 
-    folder, rows = update_labels(dataset, root=root, home=home, **given(**options))
+    folder, rows, failures = update_labels(dataset, root=root, home=home, **given(**options))
     if as_json:
-        print_json({"folder": folder, "rows": rows})
+        print_json({"folder": folder, "rows": rows, "unreadable": len(failures)})
     else:
         click.echo(f"{folder.name}: {rows} samples; every store of the dataset sees them")
+    if failures:
+        click.echo(
+            f"{len(failures)} files cannot be read, for example {failures[0].path}; they keep what they had", err=True
+        )
+        raise click.exceptions.Exit(2)

@@ -58,7 +58,12 @@ def store_options(command: F) -> F:
 def dataset_options(command: F) -> F:
     """Where a dataset's files are and how its table is read."""
     for option in (
-        click.option("--seed", type=int, help="Of a split that the data do not give, or of drawn samples."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), help="Of a split that the data do not give, or of drawn samples."
+        ),
+        click.option(
+            "--keep-column", "keep_columns", multiple=True, help="table: further column to keep (age, sex …)."
+        ),
         click.option("--id-column", help="table: column of unique ids [the path]."),
         click.option("--patient-column", help="table: column of patient ids [patient]."),
         click.option("--split-column", help="table: column with train, val, test [split]."),

@@ -20,14 +20,21 @@ if TYPE_CHECKING:
 @json_option
 def list_(home: Path | None, as_json: bool) -> None:
     """List the stores of the home."""
-    import featcache
-    from featcache.store import find_home
+    from featcache.errors import StoreError
+    from featcache.store import FeatureStore, find_home, store_paths
 
-    stores = [_summary(store) for store in featcache.list_stores(home)]
     folder = find_home(home)
+    stores, broken = [], []
+    for path in store_paths(folder):
+        try:
+            stores.append(_summary(FeatureStore(path)))
+        except StoreError as error:
+            broken.append({"path": path, "reason": error.message})
     if as_json:
-        print_json({"home": folder, "stores": stores})
+        print_json({"home": folder, "stores": stores, "unreadable": broken})
         return
+    for store in broken:
+        click.echo(f"unreadable: {store['path']}: {store['reason']}", err=True)
     if not stores:
         click.echo(f"no stores in {folder}; make one: featcache extract --model M --dataset D")
         return

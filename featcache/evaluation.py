@@ -86,9 +86,13 @@ def probe(
         )
     question = opened.task(task)
 
+    if split == "train":
+        raise ProbeError("the probe learns from train: scoring it there says nothing", remedy="Score val or test.")
+    if seed < 0:
+        raise ConfigurationError(f"seed {seed} is negative")
     parts = {part: _part(opened, question, part, features) for part in ("train", "val", split)}
     _refuse_empty(opened, question, parts, split)
-    notes = [*opened.notes, *_overlap_notes(opened, parts, split, allow_patient_overlap)]
+    notes = [*opened.notes, *_overlap_notes(opened, parts, allow_patient_overlap)]
     estimator = _make(name, loader, parameters, seed)
     runs = _fit_and_score(estimator, parts, split, _group_codes(opened, parts["train"].rows), len(question.classes))
     target = parts[split]
@@ -175,28 +179,32 @@ def _group_codes(store: FeatureStore, rows: NDArray[np.int64]) -> NDArray[np.int
     return codes.astype(np.int64)
 
 
-def _overlap_notes(store: FeatureStore, parts: Mapping[str, _Part], split: str, allowed: bool) -> list[str]:
+def _overlap_notes(store: FeatureStore, parts: Mapping[str, _Part], allowed: bool) -> list[str]:
     patients = _groups(store)
     if patients is None:
         if store.split_origin == "within-subject":
             return []
         return ["No patient ids: the intervals resample images, and one patient may be in several splits."]
-    learnt = {name: set(patients.iloc[parts[name].rows].dropna()) for name in parts if name != split}
-    scored = set(patients.iloc[parts[split].rows].dropna())
-    shared = sorted(scored & set().union(*learnt.values()))
+    members = {name: set(patients.iloc[part.rows].dropna()) for name, part in parts.items()}
+    names = sorted(members)
+    pairs = [(one, two) for place, one in enumerate(names) for two in names[place + 1 :]]
+    shared = sorted(set().union(*(members[one] & members[two] for one, two in pairs)))
     if not shared or store.split_origin == "within-subject":
         return []
     listed = ", ".join(shared[:10]) + (" …" if len(shared) > 10 else "")
     if not allowed:
         raise ProbeError(
-            f"{len(shared)} patients are in {split!r} and in a split that is learnt from: {listed}",
+            f"{len(shared)} patients are in more than one split: {listed}",
             remedy="Split by patient, or pass --allow-patient-overlap and report it.",
         )
-    return [f"{len(shared)} patients are on both sides of the split: the numbers are too good."]
+    return [f"{len(shared)} patients are in more than one split: the numbers are too good."]
 
 
 def _make(name: str, loader: str, parameters: Mapping[str, Any], seed: int) -> Any:
     estimator = load_dotted(loader)
+    parameters = {  # one k or one C is a sweep of one
+        name: (value,) if name in ("k", "C") and np.ndim(value) == 0 else value for name, value in parameters.items()
+    }
     try:
         return estimator(**parameters, **({"seed": seed} if name == "linear" else {}))
     except TypeError as error:

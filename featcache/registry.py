@@ -57,7 +57,9 @@ class Registry(Generic[RowT]):
         except KeyError:
             raise UnknownNameError(
                 f"unknown {self.kind} {name!r}{nearest(name, self._rows)}",
-                remedy=f"`featcache {self.kind}s` lists all of them.",
+                remedy="`featcache probe --help` lists them."
+                if self.kind == "probe"
+                else f"`featcache {self.kind}s` lists all of them.",
             ) from None
 
     def __contains__(self, name: object) -> bool:

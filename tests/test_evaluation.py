@@ -122,6 +122,28 @@ def test_questions_that_cannot_be_answered_say_why(make_store: MakeStore, tmp_pa
         featcache.probe("knn", make_store([NAMES], dataset="unlabelled"))
 
 
+def test_what_the_probe_learns_from_is_not_scored(make_store: MakeStore) -> None:
+    path = make_store([NAMES], labelled(), tasks=(SIGN,))
+    with pytest.raises(ProbeError, match="learns from train"):
+        featcache.probe("knn", path, split="train")
+    assert len(featcache.probe("knn", path, k=3).runs) == 1
+
+
+def test_a_patient_in_train_and_val_is_refused_too(make_store: MakeStore) -> None:
+    patients = [f"p{number // 2}" for number in range(240)]
+    patients[0] = patients[130] = "shared"
+    with pytest.raises(ProbeError, match="shared"):
+        featcache.probe("linear", make_store([NAMES], labelled(patient=patients), tasks=(SIGN,)))
+
+
+def test_changing_the_samples_changes_no_labels(make_store: MakeStore) -> None:
+    store = FeatureStore(make_store([NAMES], labelled(), tasks=(SIGN,)))
+    _, before = store.arrays()
+    frame = store.samples
+    frame.sort_values("id", ascending=False, inplace=True, ignore_index=True)
+    np.testing.assert_array_equal(store.arrays()[1], before)
+
+
 def test_the_same_seed_gives_the_same_interval(make_store: MakeStore) -> None:
     path = make_store([NAMES], labelled(), tasks=(SIGN,))
     first, again = (featcache.probe("knn", path, seed=3).runs[0].metrics for _ in range(2))

@@ -125,7 +125,7 @@ def dataset_root(spec: DatasetSpec, root: Path | str | None = None) -> Path | No
         places = _configured_places(spec.name)
     for place in places:
         if place.is_dir():
-            return place.resolve()
+            return place.absolute()
     if places or spec.needs_root:
         tried = "".join(f"\n  {place}" for place in places) or " nothing (no --root, no FEATCACHE_DATA)"
         raise DatasetError(

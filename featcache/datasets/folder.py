@@ -35,10 +35,19 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
     DatasetError
         If there are no class folders, or no images in them.
     """
-    files = sorted(_files(root))
+    listed = sorted(_files(root))
+    files = [path for path in listed if path.isprintable()]
+    links = sum(path.is_symlink() and path.is_dir() for path in root.rglob("*"))
     images = [path for path in files if decoder_of(path) == "raster"]
     parts = [path.split("/") for path in images]
     has_splits = bool(images) and {normalized_split(first) for first in {part[0] for part in parts}} <= set(SPLITS)
+    top = {part[0] for part in parts}
+    odd = sorted(name for name in top if normalized_split(name) not in SPLITS)
+    if {"train", "test"} <= {normalized_split(name) for name in top} and odd:
+        raise DatasetError(
+            f"dataset 'folder' at {root}: beside train and test there is {', '.join(map(repr, odd[:5]))}",
+            remedy="Either all folders at the top are splits, or all are classes: move the others away.",
+        )
     depth = 2 if has_splits else 1
     misplaced = [path for path, part in zip(images, parts, strict=True) if len(part) <= depth]
     if not images or misplaced:
@@ -77,13 +86,17 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
         if len(classes) > 1
         else (),
         split_origin="folder" if has_splits else "seeded",
-        notes=_notes(has_splits, seed, len(files) - len(images)),
+        notes=_notes(has_splits, seed, len(files) - len(images), len(listed) - len(files), links),
     )
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
 
 
 def _files(root: Path) -> Iterator[str]:
     """Paths below the root with ``/``, hidden files and folders left out."""
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if relative == "." else f"{relative}/"
@@ -92,7 +105,7 @@ def _files(root: Path) -> Iterator[str]:
                 yield prefix + name
 
 
-def _notes(has_splits: bool, seed: int, left_out: int) -> tuple[str, ...]:
+def _notes(has_splits: bool, seed: int, left_out: int, unprintable: int, links: int) -> tuple[str, ...]:
     notes = []
     if not has_splits:
         notes.append(
@@ -101,4 +114,8 @@ def _notes(has_splits: bool, seed: int, left_out: int) -> tuple[str, ...]:
         )
     if left_out:
         notes.append(f"{left_out} files are no images by their extension and were left out.")
+    if unprintable:
+        notes.append(f"{unprintable} files were left out: their names are not valid text; rename them.")
+    if links:
+        notes.append(f"{links} links to folders were not followed; copy or mount what they point to.")
     return tuple(notes)

@@ -7,8 +7,6 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from featcache.errors import DatasetError
-
 __all__ = ["SPLITS", "normalized_split", "seeded_split"]
 
 SPLITS = ("train", "val", "test")
@@ -41,10 +39,11 @@ def seeded_split(stratum: pd.Series[str], group: pd.Series[str], *, seed: int = 
     seed
         Same table and seed, same split.
 
-    Raises
-    ------
-    DatasetError
-        With fewer than five groups.
+    Returns
+    -------
+    Series
+        ``train``, ``val`` or ``test``; all missing where there are fewer than five groups, or five samples of any
+        class: features can be extracted all the same, a probe says that there is no split.
 
     Notes
     -----
@@ -54,12 +53,9 @@ def seeded_split(stratum: pd.Series[str], group: pd.Series[str], *, seed: int = 
 
     own = pd.Series([f"\0{row}" for row in range(len(group))], index=group.index)
     groups = group.where(group.notna(), own)
-    if groups.nunique() < 5:
-        raise DatasetError(
-            f"{groups.nunique()} patients are too few to be split into train, val and test",
-            remedy="Give the data a split column, or train/, val/ and test/ folders.",
-        )
     codes = pd.factorize(stratum.astype("str"))[0]
+    if groups.nunique() < 5 or np.bincount(codes).max() < 5:
+        return pd.Series([None] * len(stratum), index=stratum.index, dtype="str")
     folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=seed)
     split = np.full(len(stratum), "train", dtype=object)
     with warnings.catch_warnings():

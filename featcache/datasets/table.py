@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 
 from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name
 from featcache.datasets.splits import normalized_split, seeded_split
-from featcache.errors import ConfigurationError, DatasetError
+from featcache.errors import DatasetError
 from featcache.records import Task
 from featcache.registry import nearest
 
@@ -27,12 +28,14 @@ def load(
     split_column: str = "split",
     patient_column: str = "patient",
     id_column: str | None = None,
+    keep_columns: Sequence[str] = (),
     seed: int = 0,
 ) -> Dataset:
     """Read a table of images.
 
     One label column is a binary or multi-class task (a missing value is a missing label). Several are one
-    multi-label task, their values 0, 1 or missing. All other columns are kept beside the samples.
+    multi-label task, their values 0, 1 or missing. Of the other columns only those in ``keep_columns`` are kept
+    beside the samples: names, birth dates and reports do not belong into a feature store.
 
     Parameters
     ----------
@@ -46,6 +49,8 @@ def load(
         Default: the column ``label``, if there is one.
     id_column
         Default: the path is the id.
+    keep_columns
+        Further columns to keep: age, sex, view …
     seed
         Of the split by patient, where the table has no split column.
 
@@ -54,6 +59,7 @@ def load(
     DatasetError
         For an unreadable table, a missing column (with the nearest names), a path outside the root.
     """
+    root = root.absolute()
     file = _find(root, table)
     frame = _read(file)
     labels = tuple(label_columns) or (("label",) if "label" in frame.columns else ())
@@ -82,10 +88,13 @@ def load(
         },
         columns=list(SAMPLE_COLUMNS),
     )
-    used = {path_column, split_column, patient_column, id_column, *SAMPLE_COLUMNS, "digest"} - set(labels)
-    for column in frame.columns:
-        if column not in used:
-            samples[column] = _clean(frame[column])
+    reserved = {*SAMPLE_COLUMNS, "digest"}
+    for column in (*labels, *keep_columns):
+        if column in reserved:
+            raise DatasetError(
+                f"table {file}: a label or kept column may not be called {column!r}", remedy="Rename it."
+            )
+        samples[column] = _clean(_column(frame, column, file))
     by_patient = "by patient" if patient.notna().any() else "by image (no patient ids), stratified,"
     return Dataset(
         name=generic_name(root),
@@ -118,7 +127,10 @@ def _read(file: Path) -> pd.DataFrame:
         if file.suffix.lower() == ".parquet":
             frame = pd.read_parquet(file)
         else:
-            frame = pd.read_csv(file, encoding="utf-8-sig", skipinitialspace=True)
+            # All as text: guessed types turn the class None into a missing label and patient 0100 into 100.
+            frame = pd.read_csv(
+                file, encoding="utf-8-sig", skipinitialspace=True, dtype="str", keep_default_na=False, na_values=[""]
+            )
     except (ValueError, OSError) as error:
         raise DatasetError(f"table {file} cannot be read: {error}") from error
     frame = frame.reset_index(drop=True)
@@ -158,6 +170,7 @@ def _relative(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[str]:
     for text in paths:
         path = Path(PureWindowsPath(text).as_posix()) if "\\" in text else Path(text)
         if path.is_absolute():
+            path = path if path.is_relative_to(root) else Path(os.path.realpath(path))
             if not path.is_relative_to(root):
                 raise DatasetError(
                     f"table {file}: {path} does not lie below the root {root}",
@@ -175,7 +188,7 @@ def _tasks(frame: pd.DataFrame, labels: tuple[str, ...], file: Path) -> tuple[Ta
         _column(frame, name, file)
     if len(labels) > 1:
         for name in labels:
-            values = set(pd.unique(frame[name].dropna()))
+            values = set(pd.unique(_clean(frame[name]).dropna()))
             if not values <= {0, 1}:
                 raise DatasetError(
                     f"table {file}: label {name!r} has the values {sorted(map(str, values))[:5]}, expected 0 and 1",
@@ -186,7 +199,7 @@ def _tasks(frame: pd.DataFrame, labels: tuple[str, ...], file: Path) -> tuple[Ta
         return ()
     classes = tuple(sorted(set(_clean(frame[labels[0]]).dropna().astype("str"))))
     if len(classes) < 2:
-        raise ConfigurationError(f"table {file}: label {labels[0]!r} has one value only, {classes}")
+        return ()  # nothing to tell apart; features can be extracted all the same
     return (Task(labels[0], "binary" if len(classes) == 2 else "multiclass", labels, classes),)
 
 
@@ -194,4 +207,10 @@ def _clean(column: pd.Series[Any]) -> pd.Series[Any]:
     """Whole numbers beside missing values stay whole (1, not 1.0)."""
     if column.dtype.kind == "f" and column.notna().any() and (column.dropna() % 1 == 0).all():
         return column.astype("Int64")
+    if column.dtype.kind in "biuf" or column.isna().all():
+        return column
+    numbers = pd.to_numeric(column, errors="coerce")
+    plain = column.dropna().astype("str").str.fullmatch(r"-?(0|[1-9]\d{0,14})(\.\d+)?")
+    if numbers.isna().equals(column.isna()) and plain.all():
+        return _clean(numbers)  # numbers that lose nothing by being numbers; not 007, not 1e5
     return column

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from featcache.datasets import Dataset, load_dataset
-from featcache.errors import ConfigurationError
+from featcache.errors import ConfigurationError, WeightsError
 from featcache.extraction.devices import default_batch_size, resolve_device
 from featcache.extraction.pipeline import Outcome, run_pipeline
-from featcache.extraction.plan import Plan, make_plan, pending_rows
+from featcache.extraction.plan import Plan, forget_weights, make_plan, pending_rows
 from featcache.extraction.reading import Job
 from featcache.imaging import Preprocess
 from featcache.models import load_encoder, resolve_model
@@ -23,6 +23,7 @@ from featcache.records import ExtractionReport, Failure, Progress
 from featcache.store import (
     FeatureStore,
     find_home,
+    finish_session,
     open_writer,
     remember_last_store,
     write_quarantine,
@@ -119,6 +120,7 @@ def extract(
         outcome = _compute(plan, device, batch_size, workers, progress)
     failures = (*plan.failures, *_with_duplicates(plan, outcome.failures))
     if (plan.store / "zarr.json").is_file():
+        finish_session(plan.store)
         write_quarantine(plan.store, failures)
         remember_last_store(folder, plan.store)
     return _report(plan, outcome, failures, time.perf_counter() - begin)
@@ -133,6 +135,12 @@ def _compute(
 ) -> Outcome:
     device = resolve_device(device)
     encoder = plan.encoder or load_encoder(plan.spec, plan.weights, image_size=plan.preprocess.crop)
+    if encoder.weights_digest != plan.key.weights:
+        forget_weights(plan.spec, plan.weights)
+        raise WeightsError(
+            f"the weights of {plan.spec.name} changed, though their file's size and time did not: {plan.weights.path}",
+            remedy="Run the same command again: the file has been noted as changed, its features get another store.",
+        )
     encoder = encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
     paths = plan.dataset.samples["path"].tolist()
     batch_size = batch_size or default_batch_size(device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.datasets import Dataset
-from featcache.errors import ConfigurationError
+from featcache.errors import ConfigurationError, StoreCorruptError, StoreError
 from featcache.extraction.devices import PRECISIONS, best_precision, resolve_device
 from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, preset
 from featcache.models import (
@@ -30,12 +32,13 @@ from featcache.store import (
     Key,
     SampleTable,
     StatIndex,
+    read_samples,
     row_digest,
     store_paths,
     write_samples,
 )
 
-__all__ = ["Plan", "make_plan", "pending_rows", "record_samples"]
+__all__ = ["Plan", "forget_weights", "make_plan", "pending_rows", "readable_keys", "record_samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,9 @@ def make_plan(
     precision: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
+    record: bool = True,
 ) -> Plan:
-    """Find out what is missing, and write ``samples.parquet``.
+    """Find out what is missing; with ``record``, write ``samples.parquet``.
 
     ``registry_name`` is the dataset's loader; the other parameters are those of :func:`featcache.extract`.
     """
@@ -93,7 +97,7 @@ def make_plan(
     recipe = preset(preprocess, spec, image_size) if isinstance(preprocess, str) else preprocess
     source = locate_weights(spec, None if weights is None else Path(weights))
     folder = home / dataset.name
-    digests, failures = record_samples(dataset, folder, registry_name)
+    digests, failures = record_samples(dataset, folder, registry_name, write=record)
     weights_digest, encoder = _weights_digest(spec, source, recipe, StatIndex())
     key = Key(
         model=spec.name,
@@ -155,26 +159,65 @@ def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], li
     return digests, failures
 
 
-def record_samples(dataset: Dataset, folder: Path, registry_name: str) -> tuple[list[bytes | None], list[Failure]]:
-    """Hash the files that changed and write ``samples.parquet``: digest of each sample, and unreadable files."""
+def record_samples(
+    dataset: Dataset, folder: Path, registry_name: str, *, write: bool = True
+) -> tuple[list[bytes | None], list[Failure]]:
+    """Hash the files that changed and write ``samples.parquet``: digest of each sample, and unreadable files.
+
+    A file that cannot be read now keeps the digest that it had: a share that is not mounted detaches no features.
+    """
     digests, failures = _digests(dataset, StatIndex())
-    frame = dataset.samples.copy()
-    frame.insert(1, "digest", pd.Series([None if d is None else d.hex() for d in digests], dtype="str"))
-    write_samples(folder, SampleTable(registry_name, frame, dataset.tasks, dataset.split_origin, dataset.notes))
+    samples = dataset.samples
+    kept = digests
+    if failures:
+        known = _known_digests(folder)
+        places = zip(samples["path"].tolist(), samples["selector"].tolist(), strict=True)
+        kept = [known.get(place) if digest is None else digest for place, digest in zip(places, digests, strict=True)]
+    if write:
+        frame = samples.copy()
+        frame.insert(1, "digest", pd.Series([None if d is None else d.hex() for d in kept], dtype="str"))
+        root = hashlib.sha256(str(dataset.root).encode()).hexdigest()[:16]
+        table = SampleTable(registry_name, frame, dataset.tasks, dataset.split_origin, dataset.notes, root)
+        write_samples(folder, table)
     return digests, failures
+
+
+def _known_digests(folder: Path) -> dict[tuple[str, str], bytes]:
+    """Digest by path and selector, from the table that is there."""
+    try:
+        table = read_samples(folder)
+    except StoreCorruptError:
+        return {}
+    if table is None or not {"path", "selector"} <= set(table.frame.columns):
+        return {}
+    columns = [table.frame[name].tolist() for name in ("path", "selector", "digest")]
+    return {
+        (path, selector): bytes.fromhex(digest)
+        for path, selector, digest in zip(*columns, strict=True)
+        if isinstance(digest, str)
+    }
 
 
 def _weights_digest(
     spec: ModelSpec, source: WeightsSource, recipe: Preprocess, index: StatIndex
 ) -> tuple[str, Encoder | None]:
     """The digest of the weights, remembered if the same files were loaded before."""
-    identity = f"{spec.name}|{ENCODER_VERSIONS[spec.source]}|{source.identity}"
+    identity = _identity(spec, source)
     known = index.weights_digest(identity)
     if known is not None:
         return known, None
     encoder = load_encoder(spec, source, image_size=recipe.crop)
     index.remember_weights(identity, encoder.weights_digest)
     return encoder.weights_digest, encoder
+
+
+def _identity(spec: ModelSpec, source: WeightsSource) -> str:
+    return f"{spec.name}|{ENCODER_VERSIONS[spec.source]}|{source.identity}"
+
+
+def forget_weights(spec: ModelSpec, source: WeightsSource) -> None:
+    """Do not trust the remembered digest of these weights any more."""
+    StatIndex().forget_weights(_identity(spec, source))
 
 
 def _decoders(dataset: Dataset) -> Mapping[str, int]:
@@ -190,11 +233,20 @@ def _dtype(dtype: str, spec: ModelSpec) -> str:
     return dtype
 
 
+def readable_keys(stores: list[Path]) -> dict[Path, Key]:
+    """Keys of the stores that can be opened; a damaged or newer neighbour is no reason to stop."""
+    keys = {}
+    for path in stores:
+        with contextlib.suppress(StoreError):
+            keys[path] = FeatureStore(path).key
+    return keys
+
+
 def _settle_precision(key: Key, folder: Path, device: str) -> tuple[Key, tuple[str, ...]]:
     """With ``auto``, an existing store of this model and preprocessing decides; else the device."""
     if key.precision != "auto":
         return key, ()
-    existing = [FeatureStore(path).key for path in store_paths(folder.parent, folder.name)]
+    existing = list(readable_keys(store_paths(folder.parent, folder.name)).values())
     fitting: list[Any] = [found for found in existing if replace(found, precision="auto").digest == key.digest]
     if len(fitting) == 1:
         found = fitting[0]

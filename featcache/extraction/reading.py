@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from featcache.errors import ImageError
 from featcache.imaging import Preprocess, read, select, to_tensor
 from featcache.records import Failure, Image, Sample
+from featcache.store import file_digest, row_digest
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,9 @@ class Reader:
         begin = time.perf_counter()
         tensor, failure, constant = None, None, False
         try:
-            image = self._volumes.read(job.sample.path)
+            image, content = self._volumes.read(job.sample.path)
+            if row_digest(content, job.sample.selector.to_text()) != job.digest:
+                raise ImageError("the file changed while it was being extracted", remedy="Extract again.")
             plane = select(image, job.sample.selector)
             if plane.size == 0:
                 raise ImageError("the image has no pixels", remedy="Copy the file again from its source.")
@@ -106,15 +109,34 @@ class Reader:
         return Prepared(job, tensor, failure, constant, time.perf_counter() - begin)
 
 
+def _read_unchanged(path: Path) -> tuple[Image, bytes]:
+    """Decode and hash a file that does not change in between."""
+    before = _stamp(path)
+    image = read(path)
+    content = file_digest(path)
+    if _stamp(path) != before:
+        raise ImageError("the file changed while it was being read", remedy="Extract again.")
+    return image, content
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 class _Volumes:
     """The files being read: a volume is decoded once for its neighbouring slices, by the thread that asks first."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._images: OrderedDict[Path, Future[Image]] = OrderedDict()
+        self._images: OrderedDict[Path, Future[tuple[Image, bytes]]] = OrderedDict()
 
-    def read(self, path: Path) -> Image:
+    def read(self, path: Path) -> tuple[Image, bytes]:
+        """The image and the digest of the file that it was decoded from."""
         with self._lock:
             future = self._images.get(path)
             first = future is None
@@ -125,7 +147,7 @@ class _Volumes:
                 self._images.popitem(last=False)
         if first:
             try:
-                future.set_result(read(path))
+                future.set_result(_read_unchanged(path))
             except BaseException as error:
                 future.set_exception(error)
                 raise

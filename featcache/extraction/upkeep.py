@@ -10,7 +10,7 @@ from typing import Any, cast
 from featcache.datasets import Dataset, SplitOrigin, load_dataset
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.extraction.extract import extract
-from featcache.extraction.plan import make_plan, record_samples
+from featcache.extraction.plan import make_plan, readable_keys, record_samples
 from featcache.imaging import Preprocess
 from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
@@ -52,9 +52,11 @@ def why(
     registry_name = dataset if isinstance(dataset, str) else dataset.name
     loaded = load_dataset(dataset, root=root, **(dataset_options or {})) if isinstance(dataset, str) else dataset
     folder = find_home(home)
-    plan = make_plan(resolve_model(model), loaded, home=folder, registry_name=registry_name, weights=weights, **options)
-    others = [path for path in store_paths(folder, loaded.name) if path != plan.store]
-    differences = {path: plan.key.difference(FeatureStore(path).key) for path in others}
+    plan = make_plan(
+        resolve_model(model), loaded, home=folder, registry_name=registry_name, weights=weights, record=False, **options
+    )
+    others = readable_keys([path for path in store_paths(folder, loaded.name) if path != plan.store])
+    differences = {path: plan.key.difference(key) for path, key in others.items()}
     nearest = min(differences, key=lambda path: len(differences[path]), default=None)
     return Explanation(
         store=plan.store,
@@ -67,7 +69,7 @@ def why(
 
 def update_labels(
     dataset: str, *, root: Path | str | None = None, home: Path | str | None = None, **dataset_options: Any
-) -> tuple[Path, int]:
+) -> tuple[Path, int, tuple[Failure, ...]]:
     """Read a dataset's labels, splits and tasks anew for all of its stores. Computes no features.
 
     Returns
@@ -76,11 +78,13 @@ def update_labels(
         The dataset's folder in the home.
     rows
         Samples in the table.
+    failures
+        Samples whose files cannot be read now; they keep the features that they had.
     """
     loaded = load_dataset(dataset, root=root, **dataset_options)
     folder = find_home(home) / loaded.name
-    record_samples(loaded, folder, dataset)
-    return folder, len(loaded.samples)
+    _, failures = record_samples(loaded, folder, dataset)
+    return folder, len(loaded.samples), tuple(failures)
 
 
 def check_source(store: Path, root: Path) -> list[Failure]:

@@ -29,6 +29,11 @@ def load(path: Path) -> Image:
             warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
             with PillowImage.open(path) as picture:
                 _refuse_bomb(picture.size)
+                if getattr(picture, "n_frames", 1) > 1 and picture.format == "TIFF":
+                    raise ImageError(
+                        f"the TIFF has {picture.n_frames} pages, expected one",  # type: ignore[attr-defined]
+                        remedy="Write one file a page.",
+                    )
                 array = _pixels(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         raise ImageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -134,7 +135,25 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
             remedy="The checkpoint is incomplete, or config.json belongs to another one.",
         )
     used = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_OTHER_PARTS)}
-    return _TransformersEncoder(spec, network, tensors_digest(used), image_size, norm=norm, interpolate=interpolate)
+    return _TransformersEncoder(
+        spec, network, _digest(network, tensors_digest(used)), image_size, norm=norm, interpolate=interpolate
+    )
+
+
+def _digest(network: Any, tensors: str) -> str:
+    """SHA-256 of the tensors' digest and of what the configuration says about the arithmetic."""
+    told_elsewhere = {
+        "_name_or_path",
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "id2label",
+        "label2id",
+    }
+    config = {name: value for name, value in network.config.to_dict().items() if name not in told_elsewhere}
+    canonical = json.dumps([tensors, config], sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class _TransformersEncoder(Encoder):

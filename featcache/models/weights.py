@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import MissingDependencyError, WeightsError
+from featcache.errors import ConfigurationError, MissingDependencyError, WeightsError
 from featcache.models.spec import ModelSpec
 
 __all__ = ["WeightsSource", "locate_weights"]
@@ -52,6 +52,10 @@ def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bo
     MissingDependencyError
         If they come with a package that is not installed.
     """
+    if weights is not None and (spec.random_seed is not None or spec.source == "pixels"):
+        raise ConfigurationError(
+            f"{spec.name} takes no weights", remedy="Leave --weights out, or choose another model."
+        )
     if spec.random_seed is not None:
         versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("timm", "torch"))
         return WeightsSource(None, f"random|{spec.architecture}|{spec.random_seed}|{versions}")
@@ -83,6 +87,8 @@ def _source(path: Path) -> WeightsSource:
         raise WeightsError(
             f"the folder {path} holds no checkpoint", remedy=f"Expected {' or '.join(_WEIGHT_FILES)} in it."
         )
+    if path.is_dir():
+        files += [config for config in [path / "config.json"] if config.is_file()]
     stamps = [f"{file.name} {(status := file.stat()).st_size} {status.st_mtime_ns}" for file in files]
     return WeightsSource(path, "|".join([str(path), *stamps]))
 

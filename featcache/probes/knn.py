@@ -21,6 +21,10 @@ from featcache.probes.neighbours import ExactKNN
 __all__ = ["ExactKNN", "KNNProbe", "vote"]
 
 
+_DECIMALS = 9
+"""Votes are rounded: sums of the same weights in another order are ties, and AUROC must see them as such."""
+
+
 def vote(
     similarity: ArrayLike, neighbour_labels: ArrayLike, *, n_classes: int, temperature: float = 0.07
 ) -> NDArray[np.float64]:
@@ -70,12 +74,12 @@ def vote(
     if labels.ndim == 2:
         cell = np.arange(len(near))[:, None] * n_classes + labels.astype(np.int64)
         votes = np.bincount(cell.ravel(), weights=weight.ravel(), minlength=len(near) * n_classes)
-        return votes.astype(np.float64).reshape(len(near), n_classes)
+        return votes.astype(np.float64).reshape(len(near), n_classes).round(_DECIMALS)
     known = ~np.isnan(labels)
     share = np.einsum("qk,qkl->ql", weight, np.where(known, labels, 0.0))
     total = np.einsum("qk,qkl->ql", weight, known.astype(np.float64))
     scores: NDArray[np.float64] = np.divide(share, total, out=np.full(share.shape, np.nan), where=total > 0)
-    return scores
+    return scores.round(_DECIMALS)
 
 
 class KNNProbe:

@@ -11,7 +11,7 @@ from featcache.store.keys import Key
 from featcache.store.repair import drop_damage
 from featcache.store.samples import SampleTable, read_samples, write_samples
 from featcache.store.verify import Problem, verify_store
-from featcache.store.writer import StoreWriter, open_writer, write_quarantine
+from featcache.store.writer import StoreWriter, finish_session, open_writer, write_quarantine
 
 __all__ = [
     "FORMAT_VERSION",
@@ -30,6 +30,7 @@ __all__ = [
     "file_digest",
     "find_home",
     "find_store",
+    "finish_session",
     "last_store",
     "open_writer",
     "plan_gc",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sqlite3
@@ -103,7 +104,7 @@ class StatIndex:
                     rows.append((prefix + path, *changed[path], digests[path]))
                 except OSError as error:
                     failures[path] = error
-            with connection:
+            with contextlib.suppress(sqlite3.OperationalError), connection:  # a read-only index remembers nothing
                 connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
         finally:
             connection.close()
@@ -122,10 +123,19 @@ class StatIndex:
         """Note the digest of weights for :meth:`weights_digest`."""
         connection = self._connect()
         try:
-            with connection:
+            with contextlib.suppress(sqlite3.OperationalError), connection:  # a read-only index remembers nothing
                 connection.execute("INSERT OR REPLACE INTO weights VALUES (?, ?)", (identity, digest))
         finally:
             connection.close()
+
+    def forget_weights(self, identity: str) -> None:
+        """Drop what :meth:`remember_weights` noted."""
+        with (
+            contextlib.closing(self._connect()) as connection,
+            contextlib.suppress(sqlite3.OperationalError),
+            connection,
+        ):
+            connection.execute("DELETE FROM weights WHERE identity = ?", (identity,))
 
     @staticmethod
     def _known(connection: sqlite3.Connection, prefix: str) -> dict[str, tuple[int, int, bytes]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import ConfigurationError
+from featcache.errors import ConfigurationError, StoreCorruptError
 from featcache.records import Failure, Task
 from featcache.registry import nearest
 from featcache.store.backend import NOT_FEATURES, locate_rows, open_backend
@@ -56,6 +56,11 @@ class FeatureStore:
         self._backend = open_backend(self.path)
         self._families: dict[str, dict[str, list[int]]] = self.attributes["families"]
         self.key = Key.from_dict(self.attributes["spec"])
+        if self.key.digest != self.attributes["key"]:
+            raise StoreCorruptError(
+                f"the specification in {self.path} is not the one that its key was made from",
+                remedy="Run `featcache verify --repair --store …`: the store keeps a copy of its document.",
+            )
 
     def __repr__(self) -> str:
         return f"<FeatureStore {self.dataset} {self.model} {len(self)} rows {self.path}>"
@@ -114,10 +119,10 @@ class FeatureStore:
         """The samples in quarantine at the last extraction."""
         return self._backend.failures()
 
-    @cached_property
+    @property
     def samples(self) -> pd.DataFrame:
-        """One row per feature row in the same order: ``id`` first, then path, split, labels …"""
-        return self._view[0]
+        """One row per feature row in the same order: ``id`` first, then path, split, labels …; a copy."""
+        return self._view[0].copy()
 
     def features(self, expression: str = "cls", rows: Any = slice(None)) -> NDArray[np.float32]:
         """Features as one matrix.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from featcache.errors import ConfigurationError, StoreNotFoundError
+from featcache.errors import ConfigurationError, StoreError, StoreNotFoundError
 from featcache.store.home import find_home, last_store, store_paths
 from featcache.store.zarr_backend import read_attributes
 
@@ -34,6 +34,10 @@ def find_store(target: str | Path | None = None, *, model: str | None = None, ho
     if target is not None and (Path(target) / "zarr.json").is_file():
         return Path(target)
     folder = find_home(home)
+    if target is not None and ("*" in str(target) or len(Path(target).parts) > 1):
+        raise StoreNotFoundError(
+            f"no feature store at {target}", remedy="`featcache list` shows the stores of the home."
+        )
     if target is None and model is None:
         last = last_store(folder)
         if last is None:
@@ -62,4 +66,7 @@ def find_store(target: str | Path | None = None, *, model: str | None = None, ho
 
 def model_of(path: Path) -> str:
     """The model of a store, from its metadata."""
-    return cast(str, read_attributes(path)["spec"]["model"])
+    try:
+        return cast(str, read_attributes(path)["spec"]["model"])
+    except StoreError:
+        return ""  # damaged or newer: no reason not to find its neighbours

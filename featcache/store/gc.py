@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featcache.store.backend import NOT_FEATURES, locate_rows
 from featcache.store.feature_store import digests_from_text
 from featcache.store.keys import Key
+from featcache.store.lock import write_lock
 from featcache.store.manifest import Manifest, read_manifest, write_manifest
 from featcache.store.samples import read_samples
 from featcache.store.segments import read_segments, record_file
@@ -112,9 +113,10 @@ def remove_store(store: Path) -> None:
     """Remove a store: out of the way first, so that a kill leaves no half of it under its name."""
     read_attributes(store)
     doomed = store.with_name(f".{store.name}.removed")
-    shutil.rmtree(doomed, ignore_errors=True)
-    store.rename(doomed)
-    shutil.rmtree(doomed)
+    with write_lock(store):
+        shutil.rmtree(doomed, ignore_errors=True)
+        store.rename(doomed)
+        shutil.rmtree(doomed)
     for file in store.parent.glob(f".{store.name}.lock*"):
         file.unlink(missing_ok=True)
 

@@ -41,6 +41,8 @@ class SampleTable:
     """Where the split comes from; ``within-subject`` for one subject on both sides."""
     notes: tuple[str, ...]
     """Sentences that results must carry."""
+    root: str = ""
+    """Fingerprint of the folder that the paths are relative to; empty if unknown."""
 
 
 def samples_file(folder: Path) -> Path:
@@ -92,7 +94,9 @@ def read_samples(folder: Path) -> SampleTable | None:
             f"{path} has version {version}, this featcache reads up to {SAMPLES_VERSION}",
             remedy="Upgrade featcache.",
         )
-    return SampleTable(facts["dataset"], table.to_pandas(), tasks, facts["split_origin"], tuple(facts["notes"]))
+    return SampleTable(
+        facts["dataset"], table.to_pandas(), tasks, facts["split_origin"], tuple(facts["notes"]), facts.get("root", "")
+    )
 
 
 def write_samples(folder: Path, table: SampleTable) -> None:
@@ -101,12 +105,15 @@ def write_samples(folder: Path, table: SampleTable) -> None:
     Raises
     ------
     ConfigurationError
-        If the folder holds another dataset: another loader, or neither an id nor an image in common.
+        If the folder holds another dataset: another loader, or from another folder without an image in common.
     """
     import pyarrow
     import pyarrow.parquet
 
-    before = read_samples(folder)
+    try:
+        before = read_samples(folder)
+    except StoreCorruptError:
+        before = None  # what is damaged is replaced
     if before is not None:
         if _same(before, table) and samples_match_checksum(folder):
             return
@@ -117,6 +124,7 @@ def write_samples(folder: Path, table: SampleTable) -> None:
         "tasks": [asdict(task) for task in table.tasks],
         "split_origin": table.split_origin,
         "notes": list(table.notes),
+        "root": table.root,
     }
     arrow = pyarrow.Table.from_pandas(table.frame, preserve_index=False)
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"featcache": json.dumps(facts)})
@@ -139,21 +147,19 @@ def write_samples(folder: Path, table: SampleTable) -> None:
 
 def _same(before: SampleTable, after: SampleTable) -> bool:
     facts = [
-        (table.registry_name, table.tasks, table.split_origin, table.notes, list(table.frame.columns))
+        (table.registry_name, table.tasks, table.split_origin, table.notes, table.root, list(table.frame.columns))
         for table in (before, after)
     ]
     return facts[0] == facts[1] and before.frame.equals(after.frame)
 
 
 def _refuse_clash(folder: Path, before: SampleTable, after: SampleTable) -> None:
-    same_loader = before.registry_name == after.registry_name
-    common = set(before.frame["id"]) & set(after.frame["id"]) or set(before.frame["digest"].dropna()) & set(
-        after.frame["digest"].dropna()
-    )
-    if not (same_loader and common):
+    same_root = bool(after.root) and before.root == after.root
+    common = same_root or bool(set(before.frame["digest"].dropna()) & set(after.frame["digest"].dropna()))
+    if before.registry_name != after.registry_name or not common:
         raise ConfigurationError(
-            f"{folder} already holds another dataset ({before.registry_name!r}, {len(before.frame)} samples, "
-            "none in common with this one)",
+            f"{folder} already holds another dataset ({before.registry_name!r}, {len(before.frame)} samples, from "
+            "another folder and without an image in common)",
             remedy="Choose another name with --name, or another home.",
         )
 

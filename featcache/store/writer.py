@@ -205,6 +205,13 @@ class StoreWriter:
             write_segment(self.path, Segment(_FAMILY, number, digests, files, metadata))
 
 
+def finish_session(store: Path) -> None:
+    """Write the manifest that a killed run left out."""
+    if read_manifest(store) is None:
+        with write_lock(store), _explained(store):
+            write_manifest(store)
+
+
 def array_lengths(store: Path, layouts: Iterable[str]) -> list[int]:
     """Rows of each array as its document says; 0 where that cannot be read."""
     lengths = []
@@ -254,5 +261,10 @@ def _create(
     write_durably(partial / "segments" / "zarr.json", to_json(group_document({})))
     write_durably(group_copy(partial), document)
     write_durably(partial / "zarr.json", document)
+    if path.exists():
+        raise StoreCorruptError(
+            f"{path} is there without its document zarr.json",
+            remedy=f"Run `featcache verify --repair --store {path}`, or remove that folder.",
+        )
     partial.rename(path)
     sync_folder(path.parent)

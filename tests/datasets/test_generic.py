@@ -114,6 +114,7 @@ def test_a_table_with_everything_renamed(image_folder: WriteImages, tmp_path: Pa
         split_column="Fold",
         patient_column="MRN",
         id_column="Key",
+        keep_columns=("Age",),
         dataset_name="mine",
     )
     samples = dataset.samples
@@ -149,7 +150,6 @@ def test_a_seeded_split_keeps_patients_together(image_folder: WriteImages) -> No
         ({"label": ["a", "b"]}, {"path_column": "paht"}, "did you mean 'path'"),
         ({"label": ["a", "b"]}, {"label_columns": ("lable",)}, "did you mean 'label'"),
         ({"label": ["a", "b"]}, {"split_column": "fold"}, "no column 'fold'"),
-        ({"label": ["a", "a"]}, {}, "one value only"),
         ({"a": [0, 2], "b": [0, 1]}, {"label_columns": ("a", "b")}, "expected 0 and 1"),
         ({"label": ["a", "b"], "path": ["../x.png", "y.png"]}, {}, "leads out of the root"),
         ({"label": ["a", "b"], "path": ["/elsewhere/x.png", "y.png"]}, {}, "below the root"),
@@ -164,6 +164,39 @@ def test_a_bad_table_is_explained(
     write_table(root, **columns)
     with pytest.raises((DatasetError, ConfigurationError), match=message):
         load_dataset("table", root=root, **options)
+
+
+def test_a_table_is_taken_literally(image_folder: WriteImages) -> None:
+    """The class None is a class, 0100 is not 100, long ids keep their digits, other columns stay behind."""
+    root = image_folder(6)
+    write_table(
+        root,
+        label=["None", "NA", "mild", "mild", "", "007"],
+        patient=["100", "0100", "1234567890123456789", "1234567890123456788", "", "a"],
+        split=["train"] * 3 + ["test"] * 3,
+        PatientName=["x"] * 6,
+    )
+    dataset = load_dataset("table", root=root)
+    assert dataset.tasks[0].classes == ("007", "NA", "None", "mild")
+    assert dataset.samples["label"].isna().sum() == 1
+    assert dataset.samples["patient"].nunique() == 5
+    assert "PatientName" not in dataset.samples
+
+
+def test_data_that_cannot_be_split_or_told_apart_is_extracted_all_the_same(image_folder: WriteImages) -> None:
+    root = image_folder(2)
+    write_table(root, label=["a", "a"])
+    dataset = load_dataset("table", root=root)
+    assert dataset.tasks == ()
+    assert dataset.samples["split"].isna().all()
+
+
+def test_a_stray_folder_beside_the_splits_is_refused(image_folder: WriteImages) -> None:
+    root = image_folder(2)
+    (root / "extra" / "dark").mkdir(parents=True)
+    (root / "extra" / "dark" / "x.png").write_bytes((root / "train/dark/000.png").read_bytes())
+    with pytest.raises(DatasetError, match="'extra'"):
+        load_dataset("folder", root=root)
 
 
 def test_two_tables_in_the_root_need_a_choice(image_folder: WriteImages) -> None:

@@ -253,3 +253,79 @@ def test_a_home_that_cannot_be_written_is_explained(image_folder: WriteImages, t
     blocked.write_text("not a folder")
     with pytest.raises(featcache.FeatcacheError, match="--home"):
         featcache.extract("pixels", "folder", root=image_folder(1), home=blocked)
+
+
+def test_labels_and_missing_files_detach_no_features(image_folder: WriteImages) -> None:
+    """A share that is not mounted: every file is gone for a moment."""
+    from featcache.extraction import update_labels
+    from featcache.store import plan_gc
+
+    root = image_folder(3)
+    frame = pd.DataFrame({"path": sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))})
+    table = root.parent / "t.csv"
+    frame.assign(label=["a", "b"] * 9, split="train").to_csv(table, index=False)
+    report = featcache.extract("pixels", "table", root=root, table=table, dataset_name="t")
+    moved = root.rename(root.with_name("unmounted"))
+    root.mkdir()
+    _, rows, failures = update_labels("table", root=root, table=table, dataset_name="t")
+    assert (rows, len(failures)) == (18, 18)
+    assert len(featcache.open(report.store)) == 18
+    assert plan_gc(report.store).dead_rows == 0
+    root.rmdir()
+    moved.rename(root)
+    assert featcache.extract("pixels", "table", root=root, table=table, dataset_name="t").computed == 0
+
+
+def test_a_file_that_changes_during_the_run_is_no_feature(
+    image_folder: WriteImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    module = importlib.import_module("featcache.extraction.extract")
+
+    root = image_folder(3)
+    target = root / "train/dark/001.png"
+    content = target.read_bytes()
+    real = module.run_pipeline
+
+    def replaced_after_planning(*arguments: object, **options: object) -> object:
+        target.write_bytes((root / "train/bright/000.png").read_bytes())
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "run_pipeline", replaced_after_planning)
+    report = featcache.extract("pixels", "folder", root=root)
+    assert [failure.path for failure in report.failures] == ["train/dark/001.png"]
+    assert "changed" in report.failures[0].reason
+    monkeypatch.undo()
+    target.write_bytes(content)
+    assert featcache.extract("pixels", "folder", root=root).computed == 1
+
+
+def test_other_weights_under_the_same_size_and_time_are_noticed(image_folder: WriteImages, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    root = image_folder(1)
+    weights = tmp_path / "w.safetensors"
+    options = {"root": root, "weights": weights, "image_size": 32}
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("resnet10t", pretrained=False).state_dict(), weights)
+        os.utime(weights, (1, 1))
+        if seed == 0:
+            first = featcache.extract("timm:resnet10t", "folder", **options)  # type: ignore[arg-type]
+    Image.fromarray(np.eye(40, dtype=np.uint8)).save(root / "train/dark/new.png")
+    with pytest.raises(featcache.FeatcacheError, match="weights of timm:resnet10t changed"):
+        featcache.extract("timm:resnet10t", "folder", **options)  # type: ignore[arg-type]
+    again = featcache.extract("timm:resnet10t", "folder", **options)  # type: ignore[arg-type]
+    assert again.store != first.store
+    assert again.computed == 7
+
+
+def test_one_name_for_two_datasets_is_a_clash(image_folder: WriteImages, tmp_path: Path) -> None:
+    first = image_folder(2, seed=0).rename(tmp_path / "first")
+    second = image_folder(2, seed=1).rename(tmp_path / "second")
+    featcache.extract("pixels", "folder", root=first, dataset_name="study")
+    with pytest.raises(ConfigurationError, match="--name"):
+        featcache.extract("pixels", "folder", root=second, dataset_name="study")
+    assert featcache.extract("pixels", "folder", root=first, dataset_name="study").computed == 0

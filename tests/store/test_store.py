@@ -233,3 +233,25 @@ def test_another_dataset_under_the_same_name_is_a_clash(make_store: MakeStore) -
 )
 def test_segments_grow_with_the_dataset(rows: int, expected: int) -> None:
     assert chunk_rows_for(rows) == expected
+
+
+def test_a_store_that_cannot_be_read_does_not_hide_its_neighbours(make_store: MakeStore) -> None:
+    first, second = make_store([NAMES[:2]]), make_store([NAMES[:2]], key=make_key(model="other"))
+    document = (first / "zarr.json").read_text()
+    (first / "zarr.json").write_text(document.replace('"format_version": 1', '"format_version": 9'))
+    assert featcache.open("data", model="other").path == second
+    (first / "zarr.json").write_text(document.replace('"fp32"', '"bf16"'))
+    with pytest.raises(StoreCorruptError, match="specification"):
+        FeatureStore(first)
+    with pytest.raises(StoreNotFoundError):
+        featcache.open("/nowhere/at/all.zarr")
+
+
+def test_a_damaged_samples_table_is_replaced(make_store: MakeStore) -> None:
+    path = make_store([NAMES[:3]])
+    table = path.parent / "samples.parquet"
+    table.write_bytes(b"damaged")
+    with pytest.raises(StoreCorruptError, match="extract"):
+        len(FeatureStore(path))
+    make_store([NAMES[:3]])
+    assert len(FeatureStore(path)) == 3
