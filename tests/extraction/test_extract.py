@@ -292,11 +292,11 @@ def test_a_file_that_changes_during_the_run_is_no_feature(
         target.write_bytes((root / "train/bright/000.png").read_bytes())
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "run_pipeline", replaced_after_planning)
-    report = featcache.extract("pixels", "folder", root=root)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "run_pipeline", replaced_after_planning)
+        report = featcache.extract("pixels", "folder", root=root)
     assert [failure.path for failure in report.failures] == ["train/dark/001.png"]
     assert "changed" in report.failures[0].reason
-    monkeypatch.undo()
     target.write_bytes(content)
     assert featcache.extract("pixels", "folder", root=root).computed == 1
 

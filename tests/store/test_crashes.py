@@ -140,10 +140,10 @@ def test_a_full_disk_is_explained_and_loses_nothing(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, content)
 
-    monkeypatch.setattr(writing, "write_durably", full)
-    with pytest.raises(StoreError, match=r"No space left[\s\S]*the same command goes on"):
-        append_missing(folder)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "write_durably", full)
+        with pytest.raises(StoreError, match=r"No space left[\s\S]*the same command goes on"):
+            append_missing(folder)
     rows_are_true(folder, complete=False)
     append_missing(folder)
     rows_are_true(folder, complete=True)
