@@ -38,21 +38,22 @@ def datasets(as_json: bool) -> None:
     if as_json:
         print_json({"datasets": rows})
         return
-    print_table(rows, ["name", "modality", "task_types", "found", "summary"])
+    shown = [{**row, "task_types": ", ".join(row["task_types"])} for row in rows]
+    print_table(shown, ["name", "modality", "task_types", "found", "summary"])
     for row in rows:
         click.echo(f"{row['name']} expects: {row['layout']}")
 
 
 def _found(name: str) -> str | None:
     """Where a dataset's files are; None if they are not found without ``--root``."""
-    from featcache.datasets import DATASETS, dataset_root
+    from featcache.datasets import DATASETS, dataset_root, load_dataset
     from featcache.errors import FeatcacheError
 
     try:
         root = dataset_root(DATASETS[name])
+        return str(root if root is not None else load_dataset(name).root)
     except FeatcacheError:
         return None
-    return str(root) if root is not None else "by itself"
 
 
 def _millions(count: int | None) -> str:

@@ -113,14 +113,15 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _datasets() -> list[dict[str, Any]]:
-    from featcache.datasets import DATASETS, dataset_root
+    from featcache.datasets import DATASETS, dataset_root, load_dataset
     from featcache.errors import FeatcacheError
 
     rows = []
     for spec in DATASETS:
         try:
-            root = dataset_root(spec)
-            rows.append({"dataset": spec.name, "state": "found", "where": str(root or spec.layout)})
+            root = dataset_root(spec) or load_dataset(spec.name).root
+            rows.append({"dataset": spec.name, "state": "found", "where": str(root)})
         except FeatcacheError as error:
-            rows.append({"dataset": spec.name, "state": "give --root", "where": error.remedy or ""})
+            state = "give --root" if spec.needs_root else "missing"
+            rows.append({"dataset": spec.name, "state": state, "where": error.remedy or error.message})
     return rows
