@@ -137,8 +137,9 @@ def verify(
             click.echo(f"source {failure.path} ({failure.id}): {failure.reason}. {failure.remedy}")
         if report is not None:
             click.echo(f"repaired: {report.computed} rows computed again, {len(left)} problems left")
-        click.echo(f"{path}: {'intact' if not left and not changed else 'NOT intact'}")
-    if left or changed:
+        damaged = changed or not all(problem.incomplete for problem in left)
+        click.echo(f"{path}: {'NOT intact' if damaged else 'intact, incomplete' if left else 'intact'}")
+    if changed or not all(problem.incomplete for problem in left):
         raise click.exceptions.Exit(1)
 
 

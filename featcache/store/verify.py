@@ -34,6 +34,8 @@ class Problem:
     """What is wrong."""
     record: str | None = None
     """File name of the commit record whose rows are affected: without it they count as missing."""
+    incomplete: bool = False
+    """Nothing is damaged: a run was killed, or has not been made yet. The next extraction mends it."""
 
 
 def verify_store(path: Path) -> list[Problem]:
@@ -51,7 +53,7 @@ def verify_store(path: Path) -> list[Problem]:
     Returns
     -------
     list of Problem
-        Empty for an intact store. Leftovers of a killed run are no problem.
+        Empty for an intact and complete store. Leftovers of a killed run are no problem.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def _array_problems(
         longest = max(lengths.values())
         for name, length in lengths.items():
             if length != longest:
-                yield Problem(f"{name}/zarr.json", f"{length} rows, other arrays have {longest}")
+                yield Problem(f"{name}/zarr.json", f"{length} rows, other arrays have {longest}", incomplete=True)
     metadata = metadata_digest(attributes, layouts)
     strangers = [segment for segment in segments if segment.metadata != metadata]
     if strangers:
@@ -176,5 +178,7 @@ def _sample_problems(path: Path) -> Iterator[Problem]:
     if unexplained:
         shown = ", ".join(unexplained[:3])
         yield Problem(
-            "samples.parquet", f"{len(unexplained)} samples are neither committed nor in quarantine, e.g. {shown}"
+            "samples.parquet",
+            f"{len(unexplained)} samples are neither committed nor in quarantine, e.g. {shown}",
+            incomplete=True,
         )

@@ -37,6 +37,15 @@ def test_verify_finds_repairs_and_reports(image_folder: WriteImages) -> None:
     assert "train/dark/000.png" in changed.stdout
 
 
+def test_rows_that_are_not_computed_yet_are_no_damage(image_folder: WriteImages) -> None:
+    root = image_folder(3)
+    first = featcache.extract("pixels", "folder", root=root)
+    (root / "train/dark/new.png").write_bytes((root / "train/dark/000.png").read_bytes()[:-1] + b"x")
+    featcache.extract("pixels", "folder", root=root, image_size=64)
+    told = run("verify", "--store", first.store)
+    assert "intact, incomplete" in told.stdout
+
+
 def test_gc_says_what_it_would_do_and_asks(image_folder: WriteImages) -> None:
     root = image_folder(50)
     featcache.extract("pixels", "folder", root=root)
