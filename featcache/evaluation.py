@@ -85,7 +85,6 @@ def probe(
             remedy="Name its label column(s) with --label-column and extract again: nothing is recomputed.",
         )
     question = opened.task(task)
-
     if split == "train":
         raise ProbeError("the probe learns from train: scoring it there says nothing", remedy="Score val or test.")
     if seed < 0:

@@ -153,6 +153,26 @@ def _configured_places(name: str) -> list[Path]:
     return places
 
 
+def sample_table(
+    ids: pd.Series[str], paths: pd.Series[str], *, split: pd.Series[str], patient: pd.Series[str]
+) -> pd.DataFrame:
+    """The first columns of a table in which each sample is one whole file."""
+    missing = pd.Series([None] * len(ids), dtype="str")
+    return pd.DataFrame(
+        {
+            "id": ids,
+            "path": paths,
+            "selector": missing.fillna(""),
+            "patient": patient,
+            "volume": missing,
+            "axis": missing,
+            "index": pd.Series([None] * len(ids), dtype="Int64"),
+            "split": split,
+        },
+        columns=list(SAMPLE_COLUMNS),
+    )
+
+
 def generic_name(root: Path) -> str:
     """Name of a generic dataset in the home: its folder plus a hash of where it is."""
     digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:6]

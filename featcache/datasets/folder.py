@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name
+from featcache.datasets.base import Dataset, generic_name, sample_table
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
 from featcache.errors import DatasetError
 from featcache.imaging import decoder_of
@@ -35,9 +35,9 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
     DatasetError
         If there are no class folders, or no images in them.
     """
-    listed = sorted(_files(root))
+    links: list[str] = []
+    listed = sorted(_files(root, links))
     files = [path for path in listed if path.isprintable()]
-    links = sum(path.is_symlink() and path.is_dir() for path in root.rglob("*"))
     images = [path for path in files if decoder_of(path) == "raster"]
     parts = [path.split("/") for path in images]
     has_splits = bool(images) and {normalized_split(first) for first in {part[0] for part in parts}} <= set(SPLITS)
@@ -65,19 +65,7 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
         else seeded_split(label, missing, seed=seed)
     )
     names = pd.Series(images, dtype="str")
-    samples = pd.DataFrame(
-        {
-            "id": names,
-            "path": names,
-            "selector": pd.Series([""] * len(images), dtype="str"),
-            "patient": missing,
-            "volume": missing,
-            "axis": missing,
-            "index": pd.Series([None] * len(images), dtype="Int64"),
-            "split": split,
-        },
-        columns=list(SAMPLE_COLUMNS),
-    ).assign(label=label)
+    samples = sample_table(names, names, split=split, patient=missing).assign(label=label)
     return Dataset(
         name=generic_name(root),
         root=root,
@@ -85,8 +73,11 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
         tasks=(Task("label", "binary" if len(classes) == 2 else "multiclass", ("label",), classes),)
         if len(classes) > 1
         else (),
-        split_origin="folder" if has_splits else "seeded",
-        notes=_notes(has_splits, seed, len(files) - len(images), len(listed) - len(files), links),
+        split_origin="folder" if has_splits else "none" if split.isna().all() else "seeded",
+        notes=(
+            *(() if has_splits else (_split_note(split, seed),)),
+            *_left_out_notes(len(files) - len(images), len(listed) - len(files), len(links)),
+        ),
     )
 
 
@@ -94,10 +85,11 @@ def _refuse_unreadable(error: OSError) -> None:
     raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
 
 
-def _files(root: Path) -> Iterator[str]:
-    """Paths below the root with ``/``, hidden files and folders left out."""
+def _files(root: Path, links: list[str]) -> Iterator[str]:
+    """Paths below the root with ``/``, hidden files and folders left out; links to folders go to ``links``."""
     for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        links += [name for name in subfolders if (Path(folder) / name).is_symlink()]
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if relative == "." else f"{relative}/"
         for name in names:
@@ -105,15 +97,19 @@ def _files(root: Path) -> Iterator[str]:
                 yield prefix + name
 
 
-def _notes(has_splits: bool, seed: int, left_out: int, unprintable: int, links: int) -> tuple[str, ...]:
+def _split_note(split: pd.Series[str], seed: int) -> str:
+    if split.isna().all():
+        return "The folders give no split, and there are too few images to make one."
+    return (
+        f"The folders give no split: 60/20/20 by image, stratified, seed {seed}. Without patient ids, "
+        "images of one patient may be on both sides; use `table` with a patient column to prevent that."
+    )
+
+
+def _left_out_notes(foreign: int, unprintable: int, links: int) -> tuple[str, ...]:
     notes = []
-    if not has_splits:
-        notes.append(
-            f"The folders give no split: 60/20/20 by image, stratified, seed {seed}. Without patient ids, "
-            "images of one patient may be on both sides; use `table` with a patient column to prevent that."
-        )
-    if left_out:
-        notes.append(f"{left_out} files are no images by their extension and were left out.")
+    if foreign:
+        notes.append(f"{foreign} files are no images by their extension and were left out.")
     if unprintable:
         notes.append(f"{unprintable} files were left out: their names are not valid text; rename them.")
     if links:

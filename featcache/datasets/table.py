@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name
+from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name, sample_table
 from featcache.datasets.splits import normalized_split, seeded_split
 from featcache.errors import DatasetError
 from featcache.records import Task
@@ -75,19 +75,7 @@ def load(
     else:
         stratum = frame[labels[0]].astype("str") if len(labels) == 1 else missing.fillna("")
         split = seeded_split(stratum, patient, seed=seed)
-    samples = pd.DataFrame(
-        {
-            "id": ids,
-            "path": paths,
-            "selector": missing.fillna(""),
-            "patient": patient,
-            "volume": missing,
-            "axis": missing,
-            "index": pd.Series([None] * len(frame), dtype="Int64"),
-            "split": split,
-        },
-        columns=list(SAMPLE_COLUMNS),
-    )
+    samples = sample_table(ids, paths, split=split, patient=patient)
     reserved = {*SAMPLE_COLUMNS, "digest"}
     for column in (*labels, *keep_columns):
         if column in reserved:
@@ -95,15 +83,21 @@ def load(
                 f"table {file}: a label or kept column may not be called {column!r}", remedy="Rename it."
             )
         samples[column] = _clean(_column(frame, column, file))
-    by_patient = "by patient" if patient.notna().any() else "by image (no patient ids), stratified,"
     return Dataset(
         name=generic_name(root),
         root=root,
         samples=samples,
         tasks=tasks,
-        split_origin="table" if has_split else "seeded",
-        notes=() if has_split else (f"The table gives no split: 60/20/20 {by_patient} seed {seed}.",),
+        split_origin="table" if has_split else "none" if split.isna().all() else "seeded",
+        notes=() if has_split else (_split_note(split, patient, seed),),
     )
+
+
+def _split_note(split: pd.Series[str], patient: pd.Series[str], seed: int) -> str:
+    if split.isna().all():
+        return "The table gives no split, and it has too few patients or images to make one."
+    by = "by patient" if patient.notna().any() else "by image (no patient ids), stratified,"
+    return f"The table gives no split: 60/20/20 {by} seed {seed}."
 
 
 def _find(root: Path, table: Path | str | None) -> Path:

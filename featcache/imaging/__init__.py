@@ -5,14 +5,13 @@ Importing this package is cheap: decoders load with the first file, torch with t
 
 from featcache.imaging.planes import select
 from featcache.imaging.preprocess import PRESETS, Preprocess, preset, to_tensor
-from featcache.imaging.reader import DECODER_VERSIONS, decoder_of, is_image_file, read
+from featcache.imaging.reader import DECODER_VERSIONS, decoder_of, read
 
 __all__ = [
     "DECODER_VERSIONS",
     "PRESETS",
     "Preprocess",
     "decoder_of",
-    "is_image_file",
     "preset",
     "read",
     "select",

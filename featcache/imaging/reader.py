@@ -10,7 +10,7 @@ from featcache.errors import ImageError
 from featcache.records import Image
 from featcache.registry import load_dotted
 
-__all__ = ["DECODER_VERSIONS", "decoder_of", "is_image_file", "read"]
+__all__ = ["DECODER_VERSIONS", "decoder_of", "read"]
 
 DECODER_VERSIONS = {"nifti": 1, "raster": 1}
 """Semantic version of each decoder, part of the cache key of the datasets that use it.
@@ -49,11 +49,6 @@ def decoder_of(path: PurePath | str) -> str | None:
         return found
     last = last.lower()
     return _EXTENSIONS.get(f".{stem.lower().rpartition('.')[2]}.gz" if last == "gz" else f".{last}") if dot else None
-
-
-def is_image_file(path: PurePath | str) -> bool:
-    """Whether a path has an image extension and is no hidden file (``._scan.png`` of a Mac)."""
-    return decoder_of(path) is not None and not str(path).rpartition("/")[2].startswith(".")
 
 
 def read(path: Path) -> Image:

@@ -189,6 +189,15 @@ def test_data_that_cannot_be_split_or_told_apart_is_extracted_all_the_same(image
     dataset = load_dataset("table", root=root)
     assert dataset.tasks == ()
     assert dataset.samples["split"].isna().all()
+    assert "too few" in dataset.notes[0]
+
+
+def test_links_to_folders_are_not_followed_and_said(image_folder: WriteImages) -> None:
+    root = image_folder(2)
+    (root / "train" / "linked").symlink_to(root / "test" / "dark")
+    dataset = load_dataset("folder", root=root)
+    assert len(dataset.samples) == 12
+    assert dataset.notes == ("1 links to folders were not followed; copy or mount what they point to.",)
 
 
 def test_a_stray_folder_beside_the_splits_is_refused(image_folder: WriteImages) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from featcache.errors import ImageError
-from featcache.imaging import decoder_of, is_image_file, raster, read, select
+from featcache.imaging import decoder_of, raster, read, select
 from featcache.records import Selector
 
 RNG = np.random.default_rng(0)
@@ -155,5 +155,3 @@ def test_decoders_are_chosen_by_extension_in_any_case() -> None:
     assert decoder_of("a/B.JPG") == "raster"
     assert decoder_of("scan.T1.nii.gz") == "nifti"
     assert decoder_of("x.dcm.txt") is None
-    assert is_image_file("a.png")
-    assert not is_image_file("._a.png")
