@@ -47,8 +47,8 @@ def store_options(command: F) -> F:
         click.option(
             "--store",
             "store_path",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="The store's folder, instead of --dataset and --model.",
+            type=click.Path(exists=True, path_type=Path),
+            help="The store's folder or .h5 file, instead of --dataset and --model.",
         ),
     ):
         command = option(command)
@@ -103,6 +103,12 @@ def extraction_options(command: F) -> F:
             default="auto",
             show_default=True,
             help="What the network computes in; auto: as an existing store, else bf16 on recent GPUs, else fp32.",
+        ),
+        click.option("--patches", is_flag=True, default=None, help="Store the last layer's patch tokens too."),
+        click.option(
+            "--format",
+            type=click.Choice(["zarr", "hdf5"]),
+            help="Form in which the store stays: a Zarr group, or one .h5 file [as it is, else zarr].",
         ),
         click.option("--image-size", type=int, help="Input size in pixels [the model's native size]."),
         click.option("--preprocess", default="model", show_default=True, help="model, dinov2 or radiology."),

@@ -157,16 +157,17 @@ def gc(
     plan = plan_gc(path)
     click.echo(
         f"{path.name}: {plan.live_rows} rows are needed, {plan.dead_rows} are not; {len(plan.segments)} segments to "
-        f"rewrite, {len(plan.leftovers)} leftovers, {plan.bytes / 1e6:.1f} MB to free",
+        f"rewrite, {len(plan.leftovers)} leftovers, {plan.total_bytes / 1e6:.1f} MB to free",
         err=as_json,
     )
-    idle = not plan.segments and not plan.leftovers
-    if not idle:
+    for family, own in plan.tokens.items():
+        click.echo(f"  {family}: {own.live_rows} rows are needed, {own.dead_rows} are not", err=as_json)
+    if not plan.idle:
         if not yes:
             click.confirm("Go on?", abort=True, err=as_json)
         plan = collect_garbage(path)
     if as_json:
-        print_json({"store": path, "live_rows": plan.live_rows, "dead_rows": plan.dead_rows, "bytes": plan.bytes})
+        print_json({"store": path, "live_rows": plan.live_rows, "dead_rows": plan.dead_rows, "bytes": plan.total_bytes})
 
 
 @click.command()

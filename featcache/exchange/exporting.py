@@ -19,7 +19,9 @@ from featcache.errors import ConfigurationError, MissingDependencyError, StoreEr
 from featcache.exchange.rows import RowReader
 from featcache.store import FeatureStore, SampleTable
 from featcache.store.durable import sync_folder
-from featcache.store.packing import SteadyFile, chosen_arrays, pack_hdf5, visible_rows
+from featcache.store.packing import pack_hdf5
+from featcache.store.steady_file import SteadyFile
+from featcache.store.visible import chosen_arrays, visible_rows
 
 __all__ = ["EXPORT_VERSION", "FORMATS", "ExportFormat", "export"]
 
@@ -90,8 +92,8 @@ def export(
         if format == "hdf5":
             pack_hdf5(store, target, features=names, flatten=True)
             return target
-        table, rows = visible_rows(store)
-        _aside(target, lambda aside: _WRITERS[format](store, RowReader(store, rows), table, names, aside))
+        table, _ = visible_rows(store)
+        _aside(target, lambda aside: _WRITERS[format](store, RowReader(store, table), table, names, aside))
         if format == "faiss":
             numbered = table.frame.reset_index(names="row")
             _aside(_sidecar(target), lambda aside: numbered.to_csv(aside, index=False, lineterminator="\n"))
@@ -143,7 +145,7 @@ def _write_npy(store: FeatureStore, rows: RowReader, table: SampleTable, names: 
         total = hashlib.sha256()
         with (folder / f"{name}.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for _, block in rows.blocks(name):
+            for block in rows.blocks(name):
                 content = np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes()
                 total.update(content)
                 file.write(content)
@@ -162,7 +164,7 @@ def _write_parquet(store: FeatureStore, rows: RowReader, table: SampleTable, nam
     digests = {}
     for name in names:
         total = hashlib.sha256()
-        for _, block in rows.blocks(name):
+        for block in rows.blocks(name):
             total.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())
         digests[name] = total.hexdigest()
     columns = {name: name for name in names}
@@ -180,7 +182,7 @@ def _write_parquet(store: FeatureStore, rows: RowReader, table: SampleTable, nam
     with pyarrow.parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         for start in range(0, len(table.frame), size):
             places = np.arange(start, min(start + size, len(table.frame)))
-            lists = [_fixed_lists(rows.array(name, places)) for name in names]
+            lists = [_fixed_lists(rows(name, places)) for name in names]
             part = samples.slice(start, len(places)).columns
             writer.write_table(pyarrow.Table.from_arrays([*part, *lists], schema=schema))
 
@@ -197,11 +199,11 @@ def _write_anndata(store: FeatureStore, rows: RowReader, table: SampleTable, nam
 
     places = np.arange(len(table.frame))
     first = _main_array(names)
-    X = rows.array(first, places).reshape(len(places), -1)
+    X = rows(first, places).reshape(len(places), -1)
     obs = pd.DataFrame(index=pd.Index(table.frame["id"].to_numpy(object), dtype=object, name=None))
     for column in table.frame.columns.drop("id"):
         obs[str(column).replace("/", "_")] = _obs_column(table.frame[column])
-    others = {name: rows.array(name, places) for name in names if name != first}
+    others = {name: rows(name, places) for name in names if name != first}
     facts = json.dumps(_facts(store, table, {}))
     var = pd.DataFrame(index=pd.Index([f"{first}_{column}" for column in range(X.shape[1])], dtype=object))
     data = anndata.AnnData(X=X, obs=obs, var=var, obsm=others, uns={"featcache": facts})
@@ -214,7 +216,7 @@ def _write_faiss(store: FeatureStore, rows: RowReader, table: SampleTable, names
 
     first = _main_array(names)
     index = faiss.IndexFlatIP(_width(store, first))
-    for _, block in rows.blocks(first):
+    for block in rows.blocks(first):
         vectors = np.ascontiguousarray(block.reshape(len(block), -1), np.float32)
         faiss.normalize_L2(vectors)
         index.add(vectors)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.exchange.foreign import read_foreign
-from featcache.exchange.rows import SAMPLE_COLUMNS, add_rows, join_samples
+from featcache.exchange.rows import SAMPLE_COLUMNS, join_samples
 from featcache.records import Task
-from featcache.store import Key, SampleTable, find_home, read_samples, remember_last_store, write_samples
+from featcache.store import Key, SampleTable, add_rows, find_home, read_samples, remember_last_store, write_samples
 
 __all__ = ["import_files", "imported_key", "store_from_arrays"]
 
@@ -134,7 +134,7 @@ def store_from_arrays(
         arrays={name: array.shape[1:] for name, array in arrays.items()},
         ids=frame["id"].tolist(),
         digests=frame["digest"].tolist(),
-        read=lambda rows: {name: array[rows] for name, array in arrays.items()},
+        read=lambda name, rows: arrays[name][rows],
         provenance={"imported": True, "original_dtypes": {name: str(features[name].dtype) for name in arrays}},
     )
     remember_last_store(find_home(home), path)

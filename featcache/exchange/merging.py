@@ -7,10 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featcache.errors import ConfigurationError, StoreError
-from featcache.exchange.rows import RowReader, add_rows, unite_frames
+from featcache.exchange.rows import RowReader, unite_frames
 from featcache.records import Failure, Task
-from featcache.store import FeatureStore, SampleTable, find_home, read_samples, write_quarantine, write_samples
-from featcache.store.packing import visible_rows
+from featcache.store import (
+    FeatureStore,
+    SampleTable,
+    add_rows,
+    find_home,
+    read_samples,
+    write_quarantine,
+    write_samples,
+)
+from featcache.store.backend import TOKEN_FAMILIES
+from featcache.store.visible import visible_rows
 
 __all__ = ["MergeReport", "merge"]
 
@@ -76,17 +85,19 @@ def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dat
     table, conflicts = _united(tables, origins)
     write_samples(folder, table)
     path, added = target, 0
-    for store, (part, rows) in zip(stores, parts, strict=True):
+    for store, (part, _) in zip(stores, parts, strict=True):
         if store not in others:
             continue
+        reader = RowReader(store, part)
         path, new = add_rows(
             folder,
             store.key,
             arrays={name: store[name].shape[1:] for name in store.names},
             ids=part.frame["id"].tolist(),
             digests=part.frame["digest"].tolist(),
-            read=RowReader(store, rows),
+            read=reader,
             provenance=store.attributes["provenance"],
+            present=reader.present,
         )
         added += new
     joined = FeatureStore(path)
@@ -98,7 +109,7 @@ def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dat
 
 def _refuse_other_keys(stores: Sequence[FeatureStore]) -> None:
     first = stores[0]
-    shapes = {name: first[name].shape[1:] for name in first.names}
+    shapes = _vector_shapes(first)
     for other in stores[1:]:
         fields = first.key.difference(other.key)
         if fields:
@@ -106,12 +117,17 @@ def _refuse_other_keys(stores: Sequence[FeatureStore]) -> None:
                 f"{first.path} and {other.path} hold features of different keys: {'; '.join(fields)}",
                 remedy="Features of different keys do not compare: extract one again with the other's settings.",
             )
-        found = {name: other[name].shape[1:] for name in other.names}
+        found = _vector_shapes(other)
         if found != shapes:
             raise StoreError(
                 f"{first.path} has the arrays {shapes}, {other.path} has {found}",
                 remedy="Merge copies with the same arrays.",
             )
+
+
+def _vector_shapes(store: FeatureStore) -> dict[str, tuple[int, ...]]:
+    """Of the arrays that every row has; tokens are joined where they are."""
+    return {name: store[name].shape[1:] for name in store.names if name not in TOKEN_FAMILIES}
 
 
 def _dataset_name(stores: Sequence[FeatureStore], dataset: str | None) -> str:

@@ -14,19 +14,22 @@ from numpy.typing import NDArray
 
 from featcache.errors import DatasetError, StoreCorruptError, StoreVersionError
 from featcache.exchange.exporting import EXPORT_VERSION
-from featcache.exchange.rows import ReadRows, RowReader, add_rows, join_samples
+from featcache.exchange.rows import RowReader, join_samples
 from featcache.records import Failure, Task
 from featcache.store import (
     FeatureStore,
     Key,
+    ReadRows,
     SampleTable,
+    add_rows,
     find_home,
     read_samples,
     remember_last_store,
     write_quarantine,
     write_samples,
 )
-from featcache.store.packing import check_packed, packed_samples, visible_rows
+from featcache.store.packing import check_packed
+from featcache.store.visible import visible_rows
 
 __all__ = ["import_export", "import_hdf5", "import_npy", "import_parquet", "is_export"]
 
@@ -131,16 +134,12 @@ def import_hdf5(path: Path, *, home: Path | str | None = None, dataset: str | No
         with h5py.File(store.path, "r") as file:
             name = file.attrs.get("dataset", store.dataset)
             dataset = name.decode() if isinstance(name, bytes) else str(name)
-    table, rows = visible_rows(store)
-    own = packed_samples(store.path)
-    if own is not None:
-        table = own
-        rows = np.arange(len(own.frame), dtype=np.int64)
+    table, _ = visible_rows(store)
     return _commit(
         store.attributes,
         table,
         arrays={name: store[name].shape[1:] for name in store.names},
-        read=RowReader(store, rows),
+        read=RowReader(store, table),
         failures=store.failures,
         home=home,
         dataset=dataset,
@@ -174,7 +173,7 @@ def _restore(
         facts["attributes"],
         table,
         arrays={name: array.shape[1:] for name, array in arrays.items()},
-        read=lambda rows: {name: np.asarray(array[rows]) for name, array in arrays.items()},
+        read=lambda name, rows: np.asarray(arrays[name][rows]),
         failures=tuple(Failure(**failure) for failure in facts["failures"]),
         home=home,
         dataset=dataset or facts["dataset"],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,91 +12,44 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, DatasetError
-from featcache.store import FeatureStore, Key, SampleTable, digests_from_text, open_writer
-from featcache.store.backend import open_backend
+from featcache.store import FeatureStore, SampleTable, digests_from_text
 
-__all__ = ["SAMPLE_COLUMNS", "ReadRows", "RowReader", "add_rows", "join_samples", "unite_frames"]
+__all__ = ["SAMPLE_COLUMNS", "RowReader", "join_samples", "unite_frames"]
 
 SAMPLE_COLUMNS = ("id", "digest", "path", "selector", "patient", "volume", "axis", "index", "split")
 """The first columns of ``samples.parquet``; labels follow."""
 
-ReadRows = Callable[[NDArray[np.int64]], Mapping[str, NDArray[Any]]]
-"""Gives all arrays of some rows."""
-
-
-def add_rows(
-    folder: Path,
-    key: Key,
-    *,
-    arrays: Mapping[str, tuple[int, ...]],
-    ids: Sequence[str],
-    digests: Sequence[str],
-    read: ReadRows,
-    provenance: Mapping[str, Any],
-) -> tuple[Path, int]:
-    """Commit the rows that a store lacks; make the store if it is not there.
-
-    Parameters
-    ----------
-    folder
-        The dataset's folder in the home.
-    key
-        Of the store.
-    arrays
-        Shape of one row of each array.
-    ids, digests
-        Of the n rows on offer; digests of 32 hexadecimal digits may repeat.
-    read
-        The arrays of some of the n rows.
-    provenance
-        Of a store that is made.
-
-    Returns
-    -------
-    path
-        The store.
-    added
-        Rows committed.
-    """
-    offered = digests_from_text(digests)
-    with open_writer(folder, key, arrays=arrays, planned_rows=len(offered), provenance=provenance) as writer:
-        known = FeatureStore(writer.path).rows_of(offered) >= 0
-        first = ~pd.Series(digests, dtype="object").duplicated().to_numpy(dtype=bool)
-        missing = np.flatnonzero(first & ~known)
-        if len(missing):
-            for position, number in enumerate(writer.reserve(len(missing))):
-                part = missing[position * writer.chunk_rows : (position + 1) * writer.chunk_rows]
-                writer.commit(number, offered[part], [ids[row] for row in part.tolist()], read(part))
-    return writer.path, len(missing)
+_BLOCK_BYTES = 1 << 26
 
 
 class RowReader:
-    """All arrays of some of a store's visible rows.
+    """All arrays of some of a store's rows.
 
     Parameters
     ----------
     store
         Where they are.
-    rows
-        (n,) row number in the container for each visible sample, from :func:`visible_rows`.
+    table
+        The samples whose rows are read, in this order; its column ``digest`` says which they are.
     """
 
-    def __init__(self, store: FeatureStore, rows: NDArray[np.int64]) -> None:
-        self._backend = open_backend(store.path)
-        self._names, self._rows = store.names, rows
+    def __init__(self, store: FeatureStore, table: SampleTable) -> None:
+        digests = digests_from_text(table.frame["digest"].tolist())
+        self._arrays = {name: store.array_of(name, digests) for name in store.names}
 
-    def __call__(self, places: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        return {name: self.array(name, places) for name in self._names}
+    def __call__(self, name: str, places: NDArray[np.int64]) -> NDArray[Any]:
+        return self._arrays[name][places]
 
-    def array(self, name: str, places: NDArray[np.int64]) -> NDArray[Any]:
-        """Some rows of one array."""
-        return self._backend.read(name, self._rows[places])
+    def present(self, name: str) -> NDArray[np.bool_]:
+        """Which of the n rows the array has: all, but for tokens that were not computed."""
+        return self._arrays[name].rows >= 0
 
-    def blocks(self, name: str, size: int = 4096) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """One array by blocks, so that it need not fit into memory."""
-        for start in range(0, len(self._rows), size):
-            part = slice(start, min(start + size, len(self._rows)))
-            yield part, self._backend.read(name, self._rows[part])
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """One array by blocks of about 64 MB, so that it need not fit into memory."""
+        array = self._arrays[name]
+        size = max(1, _BLOCK_BYTES // max(1, array.dtype.itemsize * math.prod(array.shape[1:])))
+        for start in range(0, len(array), size):
+            yield array[start : start + size]
 
 
 def unite_frames(frames: Sequence[pd.DataFrame], origins: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from featcache.datasets import Dataset, load_dataset
-from featcache.errors import ConfigurationError, WeightsError
+from featcache.errors import ConfigurationError, StoreError, WeightsError
 from featcache.extraction.devices import default_batch_size, resolve_device
-from featcache.extraction.pipeline import Outcome, run_pipeline
-from featcache.extraction.plan import Plan, forget_weights, make_plan, pending_rows
+from featcache.extraction.pipeline import Outcome, Target, run_pipeline
+from featcache.extraction.plan import Plan, forget_weights, make_plan, missing_rows, union_of
 from featcache.extraction.reading import Job
 from featcache.imaging import Preprocess
-from featcache.models import load_encoder, resolve_model
+from featcache.models import Encoder, load_encoder, resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
 from featcache.store import (
+    TOKENS,
     FeatureStore,
+    StoreFormat,
     find_home,
     finish_session,
+    form_of,
+    is_store,
+    open_forms,
     open_writer,
+    packed_path,
     remember_last_store,
+    seal,
+    unpack,
     write_quarantine,
 )
 
@@ -44,6 +57,8 @@ def extract(
     precision: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
+    patches: bool = False,
+    format: StoreFormat | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -74,6 +89,12 @@ def extract(
         ``auto``, ``float16`` or ``float32``: what the features are stored in.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    patches
+        Store the last layer's patch tokens too; of rows that have vectors already, only these are added.
+    format
+        Default: that of the store, if it is there, else ``zarr``. With ``hdf5`` the store ends as one ordinary,
+        read-only ``.h5`` file; a later extraction computes only what that file lacks, in new segments beside it,
+        and packs both into a new file.
     batch_size
         Images a batch; default by device.
     workers
@@ -114,16 +135,31 @@ def extract(
         precision=precision,
         dtype=dtype,
         device=device,
+        patches=patches,
+        format=format,
     )
     outcome = Outcome()
     if len(plan.pending):
         outcome = _compute(plan, device, batch_size, workers, progress)
     failures = (*plan.failures, *_with_duplicates(plan, outcome.failures))
-    if (plan.store / "zarr.json").is_file():
+    store = _finish(plan, failures)
+    if store is not None:
+        remember_last_store(folder, store)
+    return _report(plan, store or plan.store, outcome, failures, seconds=time.perf_counter() - begin)
+
+
+def _finish(plan: Plan, failures: tuple[Failure, ...]) -> Path | None:
+    """Leave the store in its form with the list of failures in it; None if there is no store."""
+    has_group = (plan.store / "zarr.json").is_file()
+    packed = packed_path(plan.store)
+    if has_group:
         finish_session(plan.store)
         write_quarantine(plan.store, failures)
-        remember_last_store(folder, plan.store)
-    return _report(plan, outcome, failures, time.perf_counter() - begin)
+    if plan.form == "zarr":
+        return plan.store if has_group else None
+    if has_group or (packed.is_file() and FeatureStore(packed).failures != failures):
+        return seal(plan.store, failures)
+    return packed if packed.is_file() else None
 
 
 def _compute(
@@ -142,30 +178,57 @@ def _compute(
             remedy="Run the same command again: the file has been noted as changed, its features get another store.",
         )
     encoder = encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
+    _check_tokens(plan, encoder)
+    if plan.form == "zarr" and form_of(plan.store) == "hdf5" and not (plan.store / "zarr.json").is_file():
+        unpack(plan.store)
     paths = plan.dataset.samples["path"].tolist()
     batch_size = batch_size or default_batch_size(device)
-    with open_writer(
-        plan.folder,
-        plan.key,
-        arrays=encoder.arrays,
-        planned_rows=len(plan.dataset.samples),
-        provenance=_provenance(plan, device, batch_size),
-    ) as writer:
+    facts: dict[str, Any] = {
+        "planned_rows": len(plan.dataset.samples),
+        "provenance": {**_provenance(plan, device, batch_size), "form": plan.form},
+    }
+    with contextlib.ExitStack() as opened:
+        writer = opened.enter_context(open_writer(plan.folder, plan.key, arrays=encoder.arrays, **facts))
         # Another process may have committed some of the rows while this one waited or loaded weights.
-        jobs = [
-            Job(plan.dataset.sample(row), paths[row], cast(bytes, plan.digests[row]))
-            for row in pending_rows(plan.digests, plan.store).tolist()
-        ]
+        missing = missing_rows(plan.digests, open_forms(plan.store, plan.form), tuple(plan.missing))
+        rows = union_of(missing)
+        jobs = [Job(plan.dataset.sample(row), paths[row], cast(bytes, plan.digests[row])) for row in rows.tolist()]
+        places = {family: frozenset(np.searchsorted(rows, own).tolist()) for family, own in missing.items()}
+        targets = [Target(writer, {name: name for name in encoder.arrays}, places["vectors"])]
+        for family in [family for family in missing if family != "vectors"]:
+            own = open_writer(plan.folder, plan.key, arrays={TOKENS: encoder.patches or ()}, family=family, **facts)
+            targets.append(Target(opened.enter_context(own), {TOKENS: family}, places[family]))
         return run_pipeline(
             jobs,
             encoder,
             plan.preprocess,
-            writer,
+            targets,
             device=device,
             batch_size=batch_size,
             workers=workers or min(16, os.cpu_count() or 1),
             progress=progress,
         )
+
+
+def _check_tokens(plan: Plan, encoder: Encoder) -> None:
+    """Refuse what no model or no disk can hold, before any image is read."""
+    rows = len(plan.missing.get("patches", ()))
+    if not rows:
+        return
+    if encoder.patches is None:
+        raise ConfigurationError(f"{plan.spec.name} has no grid of patch tokens", remedy="Extract without --patches.")
+    needed = rows * math.prod(encoder.patches) * np.dtype(plan.key.dtype).itemsize * (2 if plan.form == "hdf5" else 1)
+    free = shutil.disk_usage(_existing(plan.folder)).free
+    if needed > free:
+        raise StoreError(
+            f"patch tokens of {rows} images, {encoder.patches} each, need {needed / 1e9:.1f} GB; "
+            f"{plan.folder} has {free / 1e9:.1f} GB free",
+            remedy="Free some space, choose another --home, or a smaller --image-size.",
+        )
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.is_dir() else _existing(folder.parent)
 
 
 def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
@@ -180,15 +243,17 @@ def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
     ]
 
 
-def _report(plan: Plan, outcome: Outcome, failures: tuple[Failure, ...], seconds: float) -> ExtractionReport:
-    rows = len(FeatureStore(plan.store)) if (plan.store / "zarr.json").is_file() else 0
+def _report(
+    plan: Plan, store: Path, outcome: Outcome, failures: tuple[Failure, ...], *, seconds: float
+) -> ExtractionReport:
+    rows = len(FeatureStore(store)) if is_store(store) else 0
     notes = list(plan.notes)
     if outcome.constant:
         shown = ", ".join(outcome.constant[:3])
         notes.append(f"{len(outcome.constant)} images have no contrast (all pixels equal), for example {shown}.")
     busiest = max(outcome.busy, key=lambda stage: outcome.busy[stage])
     return ExtractionReport(
-        store=plan.store,
+        store=store,
         key=plan.key.digest,
         model=plan.spec.name,
         dataset=plan.dataset.name,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from featcache.models import Encoder
 from featcache.records import Failure, Progress
 from featcache.store import StoreWriter
 
-__all__ = ["Outcome", "run_pipeline"]
+__all__ = ["Outcome", "Target", "run_pipeline"]
 
 
 @dataclass(slots=True)
@@ -36,67 +37,113 @@ class Outcome:
     """Seconds that each stage worked; for ``read`` the mean of its threads."""
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One family of a store, and the jobs that it lacks."""
+
+    writer: StoreWriter
+    """Commits its segments."""
+    features: Mapping[str, str]
+    """The encoder's name of each of its arrays."""
+    jobs: frozenset[int]
+    """Places among the jobs of the run."""
+
+
 def run_pipeline(
     jobs: Sequence[Job],
     encoder: Encoder,
     preprocess: Preprocess,
-    writer: StoreWriter,
+    targets: Sequence[Target],
     *,
     device: str,
     batch_size: int,
     workers: int,
     progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
-    """Embed all jobs and commit them segment by segment.
+    """Embed all jobs and commit them segment by segment, each to the families that lack it.
 
     A batch is always ``batch_size`` images, filled up with zeros at the end of a segment and in the places
-    of unreadable images, and never straddles two segments: a row's arithmetic is the same in every run,
-    resumed or not. On KeyboardInterrupt the finished batches are committed before it is raised again.
+    of unreadable images, and never straddles two segments of the family with the largest ones: a row's arithmetic
+    is the same in every run, resumed or not. On KeyboardInterrupt the finished batches are committed before it is
+    raised again.
     """
     outcome = Outcome()
     begin = time.perf_counter()
-    batch_size = min(batch_size, writer.chunk_rows)
-    segments = [jobs[first : first + writer.chunk_rows] for first in range(0, len(jobs), writer.chunk_rows)]
+    unit = max(target.writer.chunk_rows for target in targets)
+    batch_size = min(batch_size, unit)
     batches = [
-        segment[first : first + batch_size] for segment in segments for first in range(0, len(segment), batch_size)
+        range(first, min(first + batch_size, end))
+        for start in range(0, len(jobs), unit)
+        for end in [min(start + unit, len(jobs))]
+        for first in range(start, end, batch_size)
     ]
-    reading = Reader(preprocess, workers=workers).read(batches)
-    writing: Future[None] | None = None
-    done = 0
-    with ThreadPoolExecutor(1, thread_name_prefix="featcache-write") as pool:
-        for number, segment in zip(writer.reserve(len(jobs)), segments, strict=True):
-            rows = _SegmentRows(len(segment), encoder.arrays, writer.dtype)
-            try:
-                while not rows.full:
-                    prepared = next(reading)
-                    features = _encode(prepared, encoder, (batch_size, preprocess.crop), device, outcome)
-                    rows.add(prepared, features, outcome)
-                    done += len(prepared)
-                    if progress is not None:
-                        rate = done / (time.perf_counter() - begin)
-                        progress(Progress(done, len(jobs), len(outcome.failures), rate))
-            except KeyboardInterrupt:
-                reading.close()  # type: ignore[attr-defined]  # a generator: cancels what is read ahead
-                _wait(writing)
-                rows.commit(writer, number, outcome)
-                raise
-            _wait(writing)
-            writing = pool.submit(rows.commit, writer, number, outcome)
-        _wait(writing)
+    reading = Reader(preprocess, workers=workers).read([jobs[batch.start : batch.stop] for batch in batches])
+    wanted = {name for target in targets for name in target.features.values()}
+    with _Committing(outcome) as committing:
+        sinks = [_Sink(target, encoder, committing) for target in targets if target.jobs]
+        try:
+            for batch, prepared in zip(batches, reading, strict=True):
+                features = _encode(
+                    prepared, encoder, wanted, shape=(batch_size, preprocess.crop), device=device, outcome=outcome
+                )
+                usable = _usable(prepared, features, targets[0].writer.dtype, outcome)
+                for sink in sinks:
+                    sink.add(batch, prepared, usable, features)
+                if progress is not None:
+                    rate = batch.stop / (time.perf_counter() - begin)
+                    progress(Progress(batch.stop, len(jobs), len(outcome.failures), rate))
+        except KeyboardInterrupt:
+            reading.close()  # type: ignore[attr-defined]  # a generator: cancels what is read ahead
+            for sink in sinks:
+                sink.close()
+            raise
+        for sink in sinks:
+            sink.close()
     outcome.seconds = time.perf_counter() - begin
     outcome.busy["read"] /= workers
     return outcome
 
 
-def _wait(writing: Future[None] | None) -> None:
-    """Wait for the previous segment, and raise what its commit raised."""
-    if writing is not None:
-        writing.result()
+class _Committing:
+    """One thread that writes while the next batches are computed; at most one segment waits for it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="featcache-write")
+        self._flying: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                self.wait()
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def submit(self, commit: Callable[[], None]) -> None:
+        """Commit a segment after the one before; raises what that one raised."""
+        self.wait()
+        self._flying = self._pool.submit(self._timed, commit)
+
+    def wait(self) -> None:
+        """Until all is on disk."""
+        flying, self._flying = self._flying, None
+        if flying is not None:
+            flying.result()
+
+    def _timed(self, commit: Callable[[], None]) -> None:
+        begin = time.perf_counter()
+        commit()
+        self._outcome.busy["write"] += time.perf_counter() - begin
 
 
 def _encode(
     prepared: Sequence[Prepared],
     encoder: Encoder,
+    wanted: Container[str],
+    *,
     shape: tuple[int, int],
     device: str,
     outcome: Outcome,
@@ -111,65 +158,97 @@ def _encode(
         outcome.busy["read"] += image.seconds
         if image.tensor is not None:
             pixels[place] = image.tensor
-    features = encoder.encode(pixels.to(device))
-    rows = {name: array[: len(prepared)].float().cpu().numpy() for name, array in features.items()}
+    features = encoder.encode(pixels.to(device), patches="patches" in wanted)
+    rows = {name: array[: len(prepared)].cpu().numpy() for name, array in features.items() if name in wanted}
     outcome.busy["encode"] += time.perf_counter() - begin
     return rows
 
 
-class _SegmentRows:
-    """The rows of one segment while they are computed."""
+def _usable(
+    prepared: Sequence[Prepared], features: dict[str, NDArray[np.float32]], dtype: np.dtype[Any], outcome: Outcome
+) -> NDArray[np.bool_]:
+    """Which images of a batch give rows; the others, and values that cannot be stored, become failures."""
+    with np.errstate(over="ignore"):
+        finite = {name: _finite(array) & _finite(array.astype(dtype)) for name, array in features.items()}
+    usable = np.ones(len(prepared), bool)
+    for place, image in enumerate(prepared):
+        failure = image.failure
+        if failure is None and not all(rows[place] for rows in finite.values()):
+            failure = _numeric_failure(image.job, features, place)
+        if failure is not None:
+            outcome.failures.append(failure)
+            usable[place] = False
+        elif image.constant:
+            outcome.constant.append(image.job.sample.id)
+    outcome.computed += int(usable.sum())
+    return usable
 
-    def __init__(self, capacity: int, arrays: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
-        self._capacity = capacity
-        self._ids: list[str] = []
-        self._digests = np.zeros((capacity, 16), np.uint8)
-        self._features = {name: np.full((capacity, *shape), np.nan, dtype) for name, shape in arrays.items()}
-        self._dtype = dtype
 
-    @property
-    def full(self) -> bool:
-        return len(self._ids) == self._capacity
+def _finite(rows: NDArray[np.floating]) -> NDArray[np.bool_]:
+    finite: NDArray[np.bool_] = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+    return finite
 
-    def add(self, prepared: Sequence[Prepared], features: dict[str, NDArray[np.float32]], outcome: Outcome) -> None:
-        """Take over a batch; images that failed, and rows that cannot be stored, become failures."""
-        with np.errstate(over="ignore"):
-            stored = {name: array.astype(self._dtype) for name, array in features.items()}
-        first = len(self._ids)
-        for place, image in enumerate(prepared):
-            self._ids.append(image.job.sample.id)
-            failure = image.failure or _numeric_failure(image.job, features, stored, place)
-            if failure is not None:
-                outcome.failures.append(failure)
+
+class _Sink:
+    """Collects the rows of one family and hands over each segment that is full."""
+
+    def __init__(self, target: Target, encoder: Encoder, committing: _Committing) -> None:
+        self._target = target
+        self._committing = committing
+        self._writer = target.writer
+        self._left = len(target.jobs)
+        self._numbers = iter(target.writer.reserve(self._left))
+        offered = {**encoder.arrays, **({"patches": encoder.patches} if encoder.patches is not None else {})}
+        self._shapes = {name: offered[feature] for name, feature in target.features.items()}
+        self._begin()
+
+    def add(
+        self,
+        batch: range,
+        prepared: Sequence[Prepared],
+        usable: NDArray[np.bool_],
+        features: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        """Take over the rows of a batch that this family lacks."""
+        for place, job in enumerate(batch):
+            if job not in self._target.jobs:
                 continue
-            if image.constant:
-                outcome.constant.append(image.job.sample.id)
-            self._digests[first + place] = np.frombuffer(image.job.digest, np.uint8)
-            for name, array in stored.items():
-                self._features[name][first + place] = array[place]
+            row = len(self._ids)
+            self._ids.append(prepared[place].job.sample.id)
+            if usable[place]:
+                for name, feature in self._target.features.items():
+                    self._rows[name][row] = features[feature][place]
+                # Last: an interrupt before it leaves a place without a row, not a row without features.
+                self._digests[row] = np.frombuffer(prepared[place].job.digest, np.uint8)
+            if len(self._ids) == len(self._digests):
+                self._commit()
+                self._begin()
 
-    def commit(self, writer: StoreWriter, number: int, outcome: Outcome) -> None:
-        """Write the rows there are; a segment without any is not written."""
-        begin = time.perf_counter()
-        count = len(self._ids)
-        valid = int(self._digests.any(axis=1).sum())
-        if valid:
-            features = {name: array[:count] for name, array in self._features.items()}
-            writer.commit(number, self._digests[:count], self._ids, features)
-        outcome.computed += valid
-        outcome.busy["write"] += time.perf_counter() - begin
+    def close(self) -> None:
+        """Commit what there is of the last segment."""
+        if self._ids:
+            self._commit()
+
+    def _begin(self) -> None:
+        count = min(self._left, self._writer.chunk_rows)
+        self._left -= count
+        self._ids: list[str] = []
+        self._digests = np.zeros((count, 16), np.uint8)
+        self._rows = {
+            name: np.full((count, *shape), np.nan, self._writer.dtype) for name, shape in self._shapes.items()
+        }
+
+    def _commit(self) -> None:
+        """Hand over the rows there are; a segment without any is not written."""
+        number, count = next(self._numbers), len(self._ids)
+        if self._digests.any():
+            rows = {name: array[:count] for name, array in self._rows.items()}
+            self._committing.submit(partial(self._writer.commit, number, self._digests[:count], self._ids, rows))
 
 
-def _numeric_failure(
-    job: Job, features: dict[str, NDArray[np.float32]], stored: dict[str, NDArray[np.floating]], place: int
-) -> Failure | None:
+def _numeric_failure(job: Job, features: dict[str, NDArray[np.float32]], place: int) -> Failure:
     if not all(np.isfinite(array[place]).all() for array in features.values()):
-        reason, remedy = (
-            "the encoder gave NaN or infinite features",
-            "Try --precision fp32; look at the image.",
-        )
-    elif not all(np.isfinite(array[place]).all() for array in stored.values()):
-        reason, remedy = "a feature is larger than float16 can hold", "Extract with --dtype float32."
+        reason, remedy = "the encoder gave NaN or infinite features", "Try --precision fp32; look at the image."
     else:
-        return None
+        reason, remedy = "a feature is larger than float16 can hold", "Extract with --dtype float32."
     return Failure(job.sample.id, job.relative_path, reason, remedy)

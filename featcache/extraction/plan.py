@@ -32,13 +32,24 @@ from featcache.store import (
     Key,
     SampleTable,
     StatIndex,
+    StoreFormat,
+    form_of,
+    open_forms,
     read_samples,
     row_digest,
     store_paths,
     write_samples,
 )
 
-__all__ = ["Plan", "forget_weights", "make_plan", "pending_rows", "readable_keys", "record_samples"]
+__all__ = [
+    "Plan",
+    "forget_weights",
+    "make_plan",
+    "missing_rows",
+    "readable_keys",
+    "record_samples",
+    "union_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +70,21 @@ class Plan:
     """Of the features; names the store."""
     digests: tuple[bytes | None, ...]
     """Digest of each sample; None where its file could not be read."""
-    pending: NDArray[np.int64]
-    """Rows of ``dataset.samples`` to embed: the first of each digest that is not committed, in order."""
+    missing: Mapping[str, NDArray[np.int64]]
+    """By family, rows of ``dataset.samples`` to embed: the first of each digest that it has not committed, in order."""
     failures: tuple[Failure, ...]
     """Samples whose files could not be read."""
     encoder: Encoder | None
     """Loaded already, if its digest had to be computed."""
+    form: StoreFormat
+    """In which the store stays."""
     notes: tuple[str, ...]
     """What the user should know."""
+
+    @property
+    def pending(self) -> NDArray[np.int64]:
+        """Rows that need a forward pass, whichever family lacks them."""
+        return union_of(self.missing)
 
     @property
     def store(self) -> Path:
@@ -86,6 +104,8 @@ def make_plan(
     precision: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
+    patches: bool = False,
+    format: StoreFormat | None = None,
     record: bool = True,
 ) -> Plan:
     """Find out what is missing; with ``record``, write ``samples.parquet``.
@@ -111,7 +131,11 @@ def make_plan(
     )
     key, notes = _settle_precision(key, folder, device)
     store = folder / key.store_name
-    pending = pending_rows(digests, store)
+    form = format or form_of(store) or "zarr"
+    families = _families(store, form, patches)
+    missing = missing_rows(digests, open_forms(store, form), families)
+    if form == "hdf5" and not patches and "patches" in families:
+        notes = (*notes, "The store has patch tokens, and an HDF5 file holds them for all rows: they are computed too.")
     return Plan(
         dataset=dataset,
         folder=folder,
@@ -120,21 +144,41 @@ def make_plan(
         preprocess=recipe,
         key=key,
         digests=tuple(digests),
-        pending=pending,
+        missing=missing,
         failures=tuple(failures),
         encoder=encoder,
+        form=form,
         notes=(*dataset.notes, *notes),
     )
 
 
-def pending_rows(digests: Sequence[bytes | None], store: Path) -> NDArray[np.int64]:
-    """The first row of each digest that the store has not committed, in order."""
+def _families(store: Path, form: StoreFormat, patches: bool) -> tuple[str, ...]:
+    """The families that an extraction computes: what was asked for, and in a packed file what it has already."""
+    kept = form == "hdf5" and any("patches" in opened for opened in open_forms(store, form))
+    return ("vectors", "patches") if patches or kept else ("vectors",)
+
+
+def union_of(missing: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Rows that any family lacks, in order."""
+    return np.unique(np.concatenate(list(missing.values())))
+
+
+def missing_rows(
+    digests: Sequence[bytes | None], forms: Sequence[FeatureStore], families: Sequence[str]
+) -> dict[str, NDArray[np.int64]]:
+    """By family, the first row of each digest that no form of the store has committed, in order."""
     wanted = np.frombuffer(b"".join(digest or NO_ROW for digest in digests), np.uint8).reshape(-1, 16)
-    absent = wanted.any(axis=1)
-    if (store / "zarr.json").is_file():
-        absent &= FeatureStore(store).rows_of(wanted) < 0
-    first = {digests[row]: row for row in np.flatnonzero(absent)[::-1].tolist()}
-    return np.array(sorted(first.values()), dtype=np.int64)
+    missing = {}
+    for family in families:
+        absent = wanted.any(axis=1)
+        for opened in forms:
+            if family == "vectors":
+                absent &= opened.rows_of(wanted) < 0
+            elif family in opened:
+                absent &= opened.array_of(family, wanted).rows < 0
+        first = {digests[row]: row for row in np.flatnonzero(absent)[::-1].tolist()}
+        missing[family] = np.array(sorted(first.values()), dtype=np.int64)
+    return missing
 
 
 def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], list[Failure]]:

@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import Any, cast
 
 from featcache.datasets import Dataset, SplitOrigin, load_dataset
-from featcache.errors import ConfigurationError, DatasetError
+from featcache.errors import ConfigurationError, DatasetError, StoreError
 from featcache.extraction.extract import extract
 from featcache.extraction.plan import make_plan, readable_keys, record_samples
 from featcache.imaging import Preprocess
 from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
-from featcache.store import FeatureStore, drop_damage, find_home, read_samples, store_paths, verify_store
+from featcache.store import (
+    FeatureStore,
+    StoreFormat,
+    drop_damage,
+    find_home,
+    is_store,
+    packed_path,
+    read_samples,
+    salvage,
+    store_paths,
+    verify_store,
+)
 
 __all__ = ["Explanation", "check_source", "repair", "update_labels", "why"]
 
@@ -55,12 +66,13 @@ def why(
     plan = make_plan(
         resolve_model(model), loaded, home=folder, registry_name=registry_name, weights=weights, record=False, **options
     )
-    others = readable_keys([path for path in store_paths(folder, loaded.name) if path != plan.store])
+    store = packed_path(plan.store) if plan.form == "hdf5" else plan.store
+    others = readable_keys([path for path in store_paths(folder, loaded.name) if path != store])
     differences = {path: plan.key.difference(key) for path, key in others.items()}
     nearest = min(differences, key=lambda path: len(differences[path]), default=None)
     return Explanation(
-        store=plan.store,
-        exists=(plan.store / "zarr.json").is_file(),
+        store=store,
+        exists=is_store(store),
         missing=len(plan.pending),
         nearest=nearest,
         differences=tuple(differences[nearest]) if nearest is not None else (),
@@ -131,7 +143,7 @@ def repair(
     Parameters
     ----------
     store
-        The store's folder.
+        The store's folder, or a packed store's file.
     root
         The folder that the samples' paths are relative to; a dataset that needs none finds it itself.
     weights
@@ -152,8 +164,16 @@ def repair(
     problems = verify_store(store)
     if not problems:
         return None
-    drop_damage(store, problems)
-    opened = FeatureStore(store)
+    patches = any(problem.file.startswith("patches") for problem in problems) or _has_patches(store)
+    form: StoreFormat = "zarr"
+    if store.is_file():
+        form, damaged = "hdf5", store
+        store = damaged.with_suffix(".zarr")
+        salvage(damaged)
+        opened = FeatureStore(damaged if damaged.is_file() else store)
+    else:
+        drop_damage(store, problems)
+        opened = FeatureStore(store)
     table = read_samples(store.parent)
     if table is None:
         raise DatasetError(
@@ -175,6 +195,8 @@ def repair(
         "preprocess": Preprocess(**recipe),
         "precision": key.precision,
         "dtype": key.dtype,
+        "patches": patches,
+        "format": form,
     }
     plan = make_plan(resolve_model(key.model), dataset, **options)
     if plan.key.digest != key.digest:
@@ -183,3 +205,10 @@ def repair(
             remedy="Use the weights and the version of featcache of the first time. The damage is removed already.",
         )
     return extract(key.model, dataset, progress=progress, **options)
+
+
+def _has_patches(store: Path) -> bool:
+    try:
+        return "patches" in FeatureStore(store)
+    except StoreError:
+        return (store / "patches").is_dir()

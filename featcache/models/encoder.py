@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -15,7 +16,7 @@ from featcache.registry import load_dotted
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ENCODER_VERSIONS", "INTERMEDIATE_BLOCKS", "Encoder", "load_encoder", "load_model"]
+__all__ = ["ENCODER_VERSIONS", "INTERMEDIATE_BLOCKS", "Encoder", "load_encoder", "load_model", "square_grid"]
 
 ENCODER_VERSIONS: dict[Source, int] = {"dinov2": 1, "huggingface": 1, "pixels": 1, "timm": 1}
 """Semantic version of each source's wrapper, part of the cache key: raise one when its features change."""
@@ -29,6 +30,12 @@ _BUILDERS: dict[Source, str] = {
     "pixels": "featcache.models.pixels:build",
     "timm": "featcache.models.timm_networks:build",
 }
+
+
+def square_grid(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """``patches`` (B, h, w, D) from (B, h * w, D) tokens of a square image; nothing where they form no square."""
+    side = math.isqrt(tokens.shape[1])
+    return {"patches": tokens.reshape(len(tokens), side, side, -1)} if side * side == tokens.shape[1] else {}
 
 
 class Encoder(ABC):
@@ -53,8 +60,10 @@ class Encoder(ABC):
         self.weights_digest = weights_digest
         self._module = module.eval().requires_grad_(False)
         self._dtype = torch.float32
-        probe = self.encode(torch.zeros(1, 3, image_size, image_size))
-        self.arrays: dict[str, tuple[int, ...]] = {name: tuple(rows.shape[1:]) for name, rows in probe.items()}
+        probe = self.encode(torch.zeros(1, 3, image_size, image_size), patches=True)
+        shapes: dict[str, tuple[int, ...]] = {name: tuple(rows.shape[1:]) for name, rows in probe.items()}
+        self.patches: tuple[int, ...] | None = shapes.pop("patches", None)
+        self.arrays = shapes
 
     def to(self, device: str, precision: Literal["fp32", "bf16", "fp16"]) -> Self:
         """Move the weights to a device and keep them there in the compute precision (no autocast)."""
@@ -64,13 +73,15 @@ class Encoder(ABC):
         self._module = self._module.to(device=device, dtype=self._dtype)
         return self
 
-    def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def encode(self, pixels: torch.Tensor, *, patches: bool = False) -> dict[str, torch.Tensor]:
         """Features of a batch.
 
         Parameters
         ----------
         pixels
             (B, 3, S, S) float32, normalised, on the encoder's device.
+        patches
+            Give the last layer's patch tokens too.
 
         Returns
         -------
@@ -78,16 +89,18 @@ class Encoder(ABC):
             float32 on the same device: ``cls`` (B, D), class token of the last block after the final norm, or
             pooled features; ``intermediate`` (B, n, D), class tokens of the n <= 3 blocks before the last, each
             after the final norm, in block order (transformers with a class token only); ``patch_mean`` (B, D'),
-            mean of the last layer's patch tokens after the final norm, or of the last feature map.
+            mean of the last layer's patch tokens after the final norm, or of the last feature map; on request
+            ``patches`` (B, h, w, D'), these tokens, rows from the top, columns from the left.
         """
         import torch
 
         with torch.inference_mode():
-            return {name: rows.float() for name, rows in self._features(pixels.to(self._dtype)).items()}
+            features = self._features(pixels.to(self._dtype))
+            return {name: rows.float() for name, rows in features.items() if patches or name != "patches"}
 
     @abstractmethod
     def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Features in the compute dtype."""
+        """Features in the compute dtype, ``patches`` included where the network has a grid of them."""
 
 
 def load_encoder(spec: ModelSpec, source: WeightsSource, *, image_size: int) -> Encoder:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from featcache.errors import ConfigurationError, FeatcacheWarning, WeightsError
-from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder
+from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder, square_grid
 from featcache.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from featcache.models.weights import WeightsSource
 
@@ -184,7 +184,8 @@ class _TransformersEncoder(Encoder):
         classes = torch.stack([norm(state[:, 0]) for state in states[-kept:]], dim=1)
         prefix = 1 + int(getattr(network.config, "num_register_tokens", 0))
         features = {"cls": classes[:, -1]} | ({"intermediate": classes[:, :-1]} if kept > 1 else {})
-        return features | {"patch_mean": norm(states[-1][:, prefix:]).mean(dim=1)}
+        patches = norm(states[-1][:, prefix:])
+        return features | {"patch_mean": patches.mean(dim=1)} | square_grid(patches)
 
 
 def _read_json(name: str, file: str) -> dict[str, Any] | None:

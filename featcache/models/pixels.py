@@ -14,12 +14,16 @@ SIDE = 16
 
 
 class _Pixels(Encoder):
-    """``cls`` is the grey image averaged to 16 x 16, ``patch_mean`` its mean."""
+    """``cls`` is the grey image averaged to 16 x 16, ``patch_mean`` its mean, ``patches`` the same cells as a grid."""
 
     def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         grey = pixels.mean(dim=1, keepdim=True)
-        cells = torch.nn.functional.adaptive_avg_pool2d(grey, SIDE).flatten(1)
-        return {"cls": cells, "patch_mean": grey.mean(dim=(1, 2, 3))[:, None]}
+        cells = torch.nn.functional.adaptive_avg_pool2d(grey, SIDE)
+        return {
+            "cls": cells.flatten(1),
+            "patch_mean": grey.mean(dim=(1, 2, 3))[:, None],
+            "patches": cells.movedim(1, -1),
+        }
 
 
 def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:

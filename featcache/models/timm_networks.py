@@ -10,7 +10,7 @@ import torch
 
 from featcache.errors import ConfigurationError, UnknownNameError, WeightsError
 from featcache.models.checkpoints import load_strict, read_tensors, tensors_digest
-from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder
+from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder, square_grid
 from featcache.models.spec import ModelSpec
 from featcache.models.weights import WeightsSource
 from featcache.registry import nearest
@@ -124,14 +124,16 @@ class VisionTransformerEncoder(Encoder):
             pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
         )
         if network.num_prefix_tokens == 0:  # then there are no pairs, and the last layer is all that the head sees
-            return {"cls": network.forward_head(layers[-1], pre_logits=True), "patch_mean": layers[-1].mean(dim=1)}
+            pooled = network.forward_head(layers[-1], pre_logits=True)
+            return {"cls": pooled, "patch_mean": layers[-1].mean(dim=1)} | square_grid(layers[-1])
         patches, prefix = layers[-1]
+        grid = square_grid(patches)
         if network.cls_token is None:
             tokens = torch.cat([prefix, patches], dim=1)
-            return {"cls": network.forward_head(tokens, pre_logits=True), "patch_mean": patches.mean(dim=1)}
+            return {"cls": network.forward_head(tokens, pre_logits=True), "patch_mean": patches.mean(dim=1)} | grid
         classes = torch.stack([prefix[:, 0] for _, prefix in layers], dim=1)
-        features = {"cls": classes[:, -1], "intermediate": classes[:, :-1], "patch_mean": patches.mean(dim=1)}
-        return features if kept > 1 else {name: features[name] for name in ("cls", "patch_mean")}
+        earlier = {"intermediate": classes[:, :-1]} if kept > 1 else {}
+        return {"cls": classes[:, -1], **earlier, "patch_mean": patches.mean(dim=1), **grid}
 
 
 class _PooledEncoder(Encoder):
@@ -143,6 +145,7 @@ class _PooledEncoder(Encoder):
         pooled = network.forward_head(last, pre_logits=True)
         if last.ndim == 3:
             tokens = last[:, int(getattr(network, "num_prefix_tokens", 0)) :]
-            return {"cls": pooled, "patch_mean": tokens.mean(dim=1)}
-        spatial = (1, 2) if str(getattr(network, "output_fmt", "NCHW")) == "NHWC" else (2, 3)
-        return {"cls": pooled, "patch_mean": last.mean(dim=spatial)}
+            return {"cls": pooled, "patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
+        if str(getattr(network, "output_fmt", "NCHW")) == "NHWC":
+            return {"cls": pooled, "patch_mean": last.mean(dim=(1, 2)), "patches": last}
+        return {"cls": pooled, "patch_mean": last.mean(dim=(2, 3)), "patches": last.movedim(1, -1)}

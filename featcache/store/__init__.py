@@ -1,13 +1,16 @@
 """The feature store: content-addressed rows in one Zarr v3 group per cache key (``docs/format.md``)."""
 
-from featcache.store.backend import FORMAT_VERSION, NO_ROW
+from featcache.store.adding import ReadRows, add_rows
+from featcache.store.backend import FORMAT_VERSION, NO_ROW, TOKENS
 from featcache.store.digests import StatIndex, file_digest, row_digest
 from featcache.store.feature_array import FeatureArray
 from featcache.store.feature_store import FeatureStore, digests_from_text
-from featcache.store.find import find_store
-from featcache.store.gc import GarbagePlan, collect_garbage, plan_gc, remove_store
-from featcache.store.home import find_home, last_store, remember_last_store, state_folder, store_paths
+from featcache.store.find import find_store, form_of, is_store, last_store, packed_path, store_paths
+from featcache.store.forms import StoreFormat, open_forms, salvage, seal, unpack
+from featcache.store.gc import GarbagePlan, collect_garbage, plan_gc
+from featcache.store.home import find_home, remember_last_store, state_folder
 from featcache.store.keys import Key
+from featcache.store.removal import remove_store
 from featcache.store.repair import drop_damage
 from featcache.store.samples import SampleTable, read_samples, write_samples
 from featcache.store.verify import Problem, verify_store
@@ -21,9 +24,13 @@ __all__ = [
     "Key",
     "NO_ROW",
     "Problem",
+    "ReadRows",
     "SampleTable",
     "StatIndex",
+    "StoreFormat",
     "StoreWriter",
+    "TOKENS",
+    "add_rows",
     "collect_garbage",
     "digests_from_text",
     "drop_damage",
@@ -31,15 +38,22 @@ __all__ = [
     "find_home",
     "find_store",
     "finish_session",
+    "form_of",
+    "is_store",
     "last_store",
+    "open_forms",
     "open_writer",
+    "packed_path",
     "plan_gc",
     "read_samples",
     "remember_last_store",
     "remove_store",
     "row_digest",
+    "salvage",
+    "seal",
     "state_folder",
     "store_paths",
+    "unpack",
     "verify_store",
     "write_quarantine",
     "write_samples",

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 
 from featcache.records import Failure
 
-__all__ = ["FORMAT_VERSION", "NOT_FEATURES", "NO_ROW", "Backend", "locate_rows", "open_backend"]
+__all__ = [
+    "Backend",
+    "FORMAT_VERSION",
+    "NOT_FEATURES",
+    "NO_ROW",
+    "TOKENS",
+    "TOKEN_FAMILIES",
+    "family_path",
+    "locate_rows",
+    "open_backend",
+    "token_families",
+]
 
 FORMAT_VERSION = 1
 """Of the store's format (``docs/format.md``). A store of a higher one is refused."""
@@ -20,6 +31,23 @@ NOT_FEATURES = frozenset({"digests", "ids"})
 
 NO_ROW = bytes(16)
 """The digest of a place that holds no row (a quarantined image, the end of a short segment)."""
+
+
+TOKEN_FAMILIES = frozenset({"patches"})
+"""Families with one grid of vectors for each image. All other arrays are of the family ``vectors``."""
+
+TOKENS = "tokens"
+"""The feature array of every family but ``vectors``; readers know it by the family's name."""
+
+
+def family_path(store: Path, family: str) -> Path:
+    """The group that holds a family: the store itself for ``vectors``, a group inside it for tokens."""
+    return store if family == "vectors" else store / family
+
+
+def token_families(store: Path) -> list[str]:
+    """Names of the families beside ``vectors`` that a Zarr store has, sorted."""
+    return sorted(path.parent.name for path in store.glob("*/segments"))
 
 
 class Backend(Protocol):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import StoreError
 from featcache.store.backend import Backend
 
 __all__ = ["FeatureArray"]
@@ -27,19 +28,22 @@ class FeatureArray:
     name
         Of the array.
     rows
-        (n,) row number in the container for each row of the view.
+        (n,) row number in the container for each row of the view; -1 where the container has none.
+    label
+        What messages call it; default ``name``.
     """
 
-    def __init__(self, backend: Backend, name: str, rows: NDArray[np.int64]) -> None:
-        self.name = name
+    def __init__(self, backend: Backend, name: str, rows: NDArray[np.int64], *, label: str | None = None) -> None:
+        self.name = name if label is None else label
+        self.rows = rows
         self._backend = backend
-        self._rows = rows
+        self._array = name
         self._row_shape, self._dtype = backend.describe(name)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(rows of the view, *shape of a row)."""
-        return (len(self._rows), *self._row_shape)
+        return (len(self.rows), *self._row_shape)
 
     @property
     def ndim(self) -> int:
@@ -52,7 +56,7 @@ class FeatureArray:
         return self._dtype
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = self[:]
@@ -61,11 +65,20 @@ class FeatureArray:
     def __repr__(self) -> str:
         return f"<FeatureArray {self.name} {self.shape} {self.dtype}>"
 
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        absent = int((rows < 0).sum())
+        if absent:
+            raise StoreError(
+                f"{absent} of {len(rows)} rows have no {self.name} in {self._backend.path}",
+                remedy=f"Run the same `featcache extract` with --{self.name}: only those rows are computed.",
+            )
+        return self._backend.read(self._array, rows)
+
     def __getitem__(self, key: Any) -> NDArray[Any]:
         key = key if isinstance(key, tuple) else (key,)
         first, others = (key[0], key[1:]) if key else (slice(None), ())
         if isinstance(first, slice):
-            array = self._backend.read(self.name, self._rows[first])
+            array = self._read(self.rows[first])
             return array[(slice(None), *others)] if others else array
         places = None if first is None or first is Ellipsis else np.asarray(first)
         if places is None or (places.dtype == bool and places.ndim != 1):
@@ -73,8 +86,8 @@ class FeatureArray:
             return everything
         if places.size == 0 and places.dtype != bool:
             places = places.astype(np.int64)
-        wanted = np.asarray(self._rows[places])
-        array = self._backend.read(self.name, wanted.reshape(-1))
+        wanted = np.asarray(self.rows[places])
+        array = self._read(wanted.reshape(-1))
         if not others and wanted.ndim > 0:
             return array.reshape(*wanted.shape, *self._row_shape)
         # The rows were fetched in the order asked for; numpy pairs their numbers with the other indices.

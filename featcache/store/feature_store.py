@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from featcache.errors import ConfigurationError, StoreCorruptError
 from featcache.records import Failure, Task
 from featcache.registry import nearest
-from featcache.store.backend import NOT_FEATURES, locate_rows, open_backend
+from featcache.store.backend import NOT_FEATURES, TOKENS, Backend, locate_rows, open_backend, token_families
 from featcache.store.feature_array import FeatureArray
 from featcache.store.keys import Key
-from featcache.store.samples import SampleTable, read_samples
+from featcache.store.samples import SampleTable, bare_table, packed_samples, read_samples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,9 @@ class FeatureStore:
                 f"{self.path.name} has no array {name!r}{nearest(name, self.names)}",
                 remedy=f"It has: {', '.join(self.names)}.",
             )
-        return FeatureArray(self._backend, name, self._view[1])
+        if name not in self._tokens:
+            return FeatureArray(self._backend, name, self._view[1])
+        return self.array_of(name, self._view[2])
 
     @property
     def dataset(self) -> str:
@@ -91,8 +93,9 @@ class FeatureStore:
 
     @property
     def names(self) -> list[str]:
-        """The feature arrays: ``cls``, ``intermediate``, ``patch_mean`` …"""
-        return [name for arrays in self._families.values() for name in arrays if name not in NOT_FEATURES]
+        """The feature arrays: ``cls``, ``intermediate``, ``patch_mean``, ``patches`` …"""
+        arrays = [name for family in self._families.values() for name in family if name not in NOT_FEATURES]
+        return [*arrays, *self._tokens]
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -102,17 +105,17 @@ class FeatureStore:
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The questions that the samples' labels answer."""
-        return self._table.tasks
+        return self.table.tasks
 
     @property
     def split_origin(self) -> str:
         """Where the split comes from."""
-        return self._table.split_origin
+        return self.table.split_origin
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that every result on this dataset must carry."""
-        return self._table.notes
+        return self.table.notes
 
     @cached_property
     def failures(self) -> tuple[Failure, ...]:
@@ -280,6 +283,21 @@ class FeatureStore:
             )
         return self.tasks[names.index(name)]
 
+    def array_of(self, name: str, digests: NDArray[np.uint8]) -> FeatureArray:
+        """An array whose rows are those of (n, 16) digests, whatever the samples table says.
+
+        ``array_of(…).rows`` is -1 where the store has no such row; reading it raises a StoreError.
+        """
+        if name in self._tokens:
+            backend = self._tokens[name]
+            return FeatureArray(backend, TOKENS, locate_rows(*backend.committed(), digests), label=name)
+        return FeatureArray(self._backend, name, self.rows_of(digests))
+
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """(n, 16) digests of all committed rows, also of those that no sample needs."""
+        return self._backend.committed()[0]
+
     def rows_of(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Row number in the container of each of (n, 16) digests, -1 where it is not committed."""
         return locate_rows(*self._backend.committed(), digests)
@@ -302,33 +320,34 @@ class FeatureStore:
         return np.concatenate([earlier.reshape(len(last), math.prod(earlier.shape[1:])), last], axis=1)
 
     @cached_property
-    def _view(self) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-        """The samples that have features, and the row number in the Zarr arrays of each."""
-        frame = self._table.frame
-        rows = self.rows_of(digests_from_text(frame["digest"].tolist()))
+    def _view(self) -> tuple[pd.DataFrame, NDArray[np.int64], NDArray[np.uint8]]:
+        """The samples that have features, the row number in the container of each, and their digests."""
+        frame = self.table.frame
+        digests = digests_from_text(frame["digest"].tolist())
+        rows = self.rows_of(digests)
         present = rows >= 0
-        visible = frame if present.all() else frame[present]
-        return visible.drop(columns="digest").reset_index(drop=True), rows[present]
+        if not present.all():
+            frame, rows, digests = frame[present], rows[present], digests[present]
+        return frame.drop(columns="digest").reset_index(drop=True), rows, digests
 
     @cached_property
-    def _table(self) -> SampleTable:
-        """The dataset's table; for a store that was copied alone, ids as they were at extraction."""
-        import pandas as pd
+    def _tokens(self) -> dict[str, Backend]:
+        """The families of tokens inside a Zarr store; a packed store has them among its arrays."""
+        if self.path.is_file():
+            return {}
+        return {family: open_backend(self.path / family) for family in token_families(self.path)}
 
-        table = read_samples(self.path.parent)
+    @cached_property
+    def table(self) -> SampleTable:
+        """The dataset's table, digests included; that inside a self-contained packed store; else bare ids."""
+        table = packed_samples(self.path) if self.path.is_file() else None
+        if table is None:
+            table = read_samples(self.path.parent)
         if table is not None:
             return table
         digests, rows = self._backend.committed()
         names = self._backend.ids()
-        frame = pd.DataFrame(
-            {
-                "id": pd.Series([names[row] for row in rows.tolist()], dtype="str"),
-                "digest": pd.Series([digest.tobytes().hex() for digest in digests], dtype="str"),
-                "split": pd.Series([None] * len(rows), dtype="str"),
-            }
-        )
-        note = "samples.parquet is not beside the store: ids are those of the extraction, labels are unknown."
-        return SampleTable("", frame.drop_duplicates("digest", keep="last"), (), "none", (note,))
+        return bare_table(digests, [names[row] for row in rows.tolist()])
 
 
 def digests_from_text(texts: Sequence[str | None]) -> NDArray[np.uint8]:

@@ -1,15 +1,19 @@
-"""``find_store``: which store a dataset, a model or nothing at all means."""
+"""``find_store``: which store a dataset, a model or nothing at all means; and in which form it lies there."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from featcache.errors import ConfigurationError, StoreError, StoreNotFoundError
-from featcache.store.home import find_home, last_store, store_paths
+from featcache.store.backend import open_backend
+from featcache.store.home import find_home, last_by_home
 from featcache.store.zarr_backend import read_attributes
 
-__all__ = ["find_store"]
+__all__ = ["find_store", "form_of", "is_store", "last_store", "packed_path", "store_paths"]
+
+_PACKED = re.compile(r".+-[0-9a-f]{8}\.h5")
 
 
 def find_store(target: str | Path | None = None, *, model: str | None = None, home: Path | str | None = None) -> Path:
@@ -31,7 +35,7 @@ def find_store(target: str | Path | None = None, *, model: str | None = None, ho
     ConfigurationError
         If several stores fit.
     """
-    if target is not None and (Path(target) / "zarr.json").is_file():
+    if target is not None and is_store(Path(target)):
         return Path(target)
     folder = find_home(home)
     if target is not None and ("*" in str(target) or len(Path(target).parts) > 1):
@@ -67,6 +71,54 @@ def find_store(target: str | Path | None = None, *, model: str | None = None, ho
 def model_of(path: Path) -> str:
     """The model of a store, from its metadata."""
     try:
-        return cast(str, read_attributes(path)["spec"]["model"])
+        return cast(str, open_backend(path).attributes["spec"]["model"])
     except StoreError:
         return ""  # damaged or newer: no reason not to find its neighbours
+
+
+def is_store(path: Path) -> bool:
+    """Whether this is a Zarr group or an HDF5 file by its name; damaged ones are stores too."""
+    return (path / "zarr.json").is_file() or (path.suffix in {".h5", ".hdf5"} and path.is_file())
+
+
+def packed_path(store: Path) -> Path:
+    """The HDF5 file of a store, from the path of its Zarr group."""
+    return store.with_suffix(".h5")
+
+
+def form_of(store: Path) -> Literal["zarr", "hdf5"] | None:
+    """The form in which a store stays, from the path of its Zarr group; None if there is none.
+
+    A Zarr group that an extraction to HDF5 began says so in its provenance; any other one is the store, and an HDF5
+    file beside it is a copy.
+    """
+    if (store / "zarr.json").is_file():
+        try:
+            provenance = read_attributes(store)["provenance"]
+        except StoreError:
+            return "zarr"
+        return "hdf5" if provenance.get("form") == "hdf5" else "zarr"
+    return "hdf5" if packed_path(store).is_file() else None
+
+
+def store_paths(home: Path, dataset: str | None = None) -> list[Path]:
+    """All stores of a home, or of one dataset, sorted by name, each in the form in which it stays."""
+    folders = dataset or "*"
+    groups = {path.parent for path in home.glob(f"{folders}/*.zarr/zarr.json")}
+    packed = {path for path in home.glob(f"{folders}/*.h5") if _PACKED.fullmatch(path.name)}
+    beside = {path for path in packed if path.with_suffix(".zarr") in groups}
+    growing = {path.with_suffix(".zarr") for path in beside if form_of(path.with_suffix(".zarr")) == "hdf5"}
+    copies = {path for path in beside if path.with_suffix(".zarr") not in growing}
+    return sorted((groups - growing) | (packed - copies))
+
+
+def last_store(home: Path) -> Path | None:
+    """The store of this home that this user extracted last; else the newest one; None in an empty home."""
+    noted = last_by_home().get(str(home))
+    if noted is not None and is_store(Path(noted)):
+        return Path(noted)
+    return max(store_paths(home), key=_changed, default=None)
+
+
+def _changed(store: Path) -> float:
+    return (store if store.is_file() else store / "segments").stat().st_mtime

@@ -10,7 +10,7 @@ import platformdirs
 
 from featcache.store.durable import write_durably
 
-__all__ = ["find_home", "last_store", "remember_last_store", "state_folder", "store_paths"]
+__all__ = ["find_home", "last_by_home", "remember_last_store", "state_folder"]
 
 
 def find_home(home: Path | str | None = None) -> Path:
@@ -29,16 +29,10 @@ def state_folder() -> Path:
     return Path(platformdirs.user_state_dir("featcache", appauthor=False))
 
 
-def store_paths(home: Path, dataset: str | None = None) -> list[Path]:
-    """All Zarr stores of a home, or of one dataset, sorted by name; packed copies beside them are not listed."""
-    pattern = f"{dataset or '*'}/*.zarr/zarr.json"
-    return sorted(path.parent for path in home.glob(pattern))
-
-
 def remember_last_store(home: Path, store: Path) -> None:
     """Note which store was extracted last; where the state folder cannot be written, nothing is noted."""
     folder = state_folder()
-    known = _last_by_home()
+    known = last_by_home()
     known[str(home)] = str(store)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,16 +41,8 @@ def remember_last_store(home: Path, store: Path) -> None:
         return
 
 
-def last_store(home: Path) -> Path | None:
-    """The store of this home that this user extracted last; else the newest one; None in an empty home."""
-    noted = _last_by_home().get(str(home))
-    if noted is not None and (Path(noted) / "zarr.json").is_file():
-        return Path(noted)
-    stores = store_paths(home)
-    return max(stores, key=lambda store: (store / "segments").stat().st_mtime, default=None)
-
-
-def _last_by_home() -> dict[str, str]:
+def last_by_home() -> dict[str, str]:
+    """The store that this user extracted last, by home."""
     try:
         known = json.loads((state_folder() / "last.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import StoreCorruptError
+from featcache.store.backend import family_path, token_families
 from featcache.store.durable import write_durably
 from featcache.store.segments import segment_number, segment_records
 
@@ -25,7 +26,7 @@ class Manifest:
     """A store at the end of a writer's session."""
 
     files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the group's document and of each file below ``segments/``, by path relative to the store."""
+    """SHA-256 of the group's document, of each file below ``segments/`` and of the documents of token families."""
     next_segment: int = 0
     """Numbers below this were in use at some time and are never used again."""
 
@@ -47,9 +48,10 @@ def write_manifest(store: Path, *, next_segment: int = 0, without: Container[str
     """
     own = manifest_file(store)
     listed = [store / "zarr.json", *(path for path in sorted((store / "segments").glob("*.json")) if path != own)]
+    listed += [group_copy(family_path(store, family)) for family in token_families(store)]
     listed = [path for path in listed if path.name not in without]
     files = {path.relative_to(store).as_posix(): _digest(path) for path in listed if path.is_file()}
-    used = [segment_number(path) for path in segment_records(store, "vectors")]
+    used = [segment_number(path) for path in segment_records(store)]
     content = _serialize(Manifest(files, max([next_segment, *(number + 1 for number in used)])))
     if not own.is_file() or own.read_bytes() != content:
         write_durably(own, content)

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreCorruptError, StoreError
-from featcache.registry import nearest
-from featcache.store.backend import Backend, open_backend
+from featcache.records import Failure
+from featcache.store.backend import TOKEN_FAMILIES, open_backend
 from featcache.store.durable import sync_folder
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.hdf5_backend import ATTRIBUTES, CHECKSUMS, QUARANTINE, Hdf5Backend
 from featcache.store.lock import write_lock
-from featcache.store.samples import SampleTable, read_samples, write_samples
+from featcache.store.samples import PACKED_SAMPLES, SampleTable, samples_file, write_samples
+from featcache.store.steady_file import SteadyFile
+from featcache.store.visible import chosen_arrays, visible_rows
 
 if TYPE_CHECKING:
     import h5py
     import pandas as pd
 
-__all__ = ["SteadyFile", "check_packed", "chosen_arrays", "pack_hdf5", "packed_samples", "visible_rows"]
+__all__ = ["Content", "Rows", "check_packed", "pack_hdf5", "readable_rows", "write_packed"]
 
 _CHUNK_BYTES = 1 << 18
 _BLOCK_BYTES = 1 << 24
-_SAMPLES = "samples.parquet"
 
 
 def pack_hdf5(
@@ -78,23 +77,73 @@ def pack_hdf5(
     >>> pack_hdf5(featcache.open("brain_regions")).name  # doctest: +SKIP
     'efficientnet_lite0-3f9a1c2e.h5'
     """
-    import h5py
-
     target = store.path.with_suffix(".h5") if path is None else Path(path).absolute()
     if target == store.path:
         raise ConfigurationError(f"{target} is packed already", remedy="Choose another file.")
-    backend = open_backend(store.path)
     table, rows = visible_rows(store)
     if not flatten:
         first = ~table.frame["digest"].duplicated().to_numpy()
         table, rows = replace(table, frame=table.frame[first]), rows[first]
-    names = chosen_arrays(store, features)
+    digests = digests_from_text(table.frame["digest"].tolist())
+    known = {} if flatten else open_backend(store.path).ids()
+    content = Content(
+        attributes=store.attributes,
+        dataset=store.dataset,
+        digests=digests,
+        ids=table.frame["id"].tolist() if flatten else [known[row] for row in rows.tolist()],
+        arrays={name: store.array_of(name, digests) for name in chosen_arrays(store, features)},
+        failures=store.failures,
+        table=table if flatten else None,
+    )
+    write_packed(target, content)
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What goes into a packed store."""
+
+    attributes: Mapping[str, Any]
+    """Of the group that the rows come from."""
+    dataset: str
+    """Name in the home."""
+    digests: NDArray[np.uint8]
+    """(n, 16)."""
+    ids: Sequence[str]
+    """n, as they were at extraction."""
+    arrays: Mapping[str, Rows]
+    """(n, …) features by name."""
+    failures: Sequence[Failure]
+    """The samples in quarantine."""
+    table: SampleTable | None = None
+    """Of the n samples, for a self-contained file."""
+
+
+class Rows(Protocol):
+    """An array that is read by blocks."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, …)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored."""
+
+    def __getitem__(self, key: Any, /) -> NDArray[Any]:
+        """Some rows."""
+
+
+def write_packed(target: Path, content: Content) -> None:
+    """Write a packed store to the side, read it back, rename it."""
+    import h5py
+
     aside = target.with_name(f".{target.name}.partial")
     with write_lock(target):
         try:
             with SteadyFile(aside) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
-                checksums = _write(file, backend, names, table, rows, flatten=flatten)
-                file.attrs["dataset"] = _fixed(store.dataset)
+                checksums = _write(file, content)
+                file.attrs["dataset"] = _fixed(content.dataset)
                 file.attrs[CHECKSUMS] = _fixed(json.dumps(checksums, sort_keys=True))
                 file.flush()
             _compare(aside, checksums)
@@ -111,7 +160,6 @@ def pack_hdf5(
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-    return target
 
 
 def check_packed(path: Path) -> list[str]:
@@ -151,131 +199,48 @@ def check_packed(path: Path) -> list[str]:
     return faults
 
 
-def visible_rows(store: FeatureStore) -> tuple[SampleTable, NDArray[np.int64]]:
-    """The samples that have features, their digests included, and the row number in the container of each.
-
-    Returns
-    -------
-    table
-        Of the n samples of ``store.samples`` in their order, with the column ``digest``.
-    rows
-        (n,) for :meth:`Backend.read`.
+def readable_rows(path: Path) -> NDArray[np.bool_]:
+    """Which rows of a packed store can be read in all of its arrays; an array that reads and is not what was
+    packed makes all of them doubtful.
     """
-    table = read_samples(store.path.parent)
-    if table is None and store.path.is_file():
-        table = packed_samples(store.path)
-    if table is None:
-        table = _bare_table(open_backend(store.path))
-    rows = store.rows_of(digests_from_text(table.frame["digest"].tolist()))
-    present = rows >= 0
-    return replace(table, frame=table.frame[present].reset_index(drop=True)), rows[present]
-
-
-def packed_samples(path: Path) -> SampleTable | None:
-    """The samples table inside a self-contained packed store; None if it holds none."""
     import h5py
 
+    backend = Hdf5Backend(path)
+    names = [name for arrays in backend.attributes["families"].values() for name in arrays]
     with h5py.File(path, "r") as file:
-        if _SAMPLES not in file:
-            return None
-        content = file[_SAMPLES][:].tobytes()
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / _SAMPLES).write_bytes(content)
-        return read_samples(Path(folder))
+        expected = json.loads(_text(file.attrs[CHECKSUMS]))
+        intact = np.ones(len(backend.committed()[0]), bool)
+        for name in names:
+            dataset = file[name]
+            step = dataset.chunks[0] if dataset.chunks else max(1, len(dataset))
+            whole = True
+            for start in range(0, len(dataset), step):
+                try:
+                    dataset[start : start + step]
+                except (OSError, RuntimeError):
+                    intact[start : start + step] = whole = False
+            if whole and _dataset_digest(dataset) != expected[name]:
+                intact[:] = False
+    return intact
 
 
-def chosen_arrays(store: FeatureStore, features: Sequence[str] | None) -> list[str]:
-    """Names of the arrays asked for, checked; all of them for None.
-
-    Raises
-    ------
-    ConfigurationError
-        If the store lacks one, or none is asked for.
-    """
-    names = list(dict.fromkeys(store.names if features is None else features))
-    for name in names:
-        if name not in store:
-            raise ConfigurationError(
-                f"{store.path.name} has no array {name!r}{nearest(name, store.names)}",
-                remedy=f"It has: {', '.join(store.names)}.",
-            )
-    if not names:
-        raise ConfigurationError("no array is asked for", remedy=f"The store has: {', '.join(store.names)}.")
-    return names
-
-
-class SteadyFile(io.FileIO):
-    """A file that remembers the first failed write and raises it when it is closed.
-
-    HDF5 cannot close a file whose last writes fail (a full disk), and ends the process later.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self._error: OSError | None = None
-
-    def write(self, content: Any, /) -> int:
-        """Write all of it, or note why not."""
-        view = memoryview(content).cast("B")
-        written = 0
-        try:
-            while self._error is None and written < len(view):
-                written += super().write(view[written:]) or 0
-        except OSError as error:
-            self._error = error
-        return len(view)
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """Set the length, or note why not."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self._error = self._error or error
-            return size or 0
-
-    def close(self) -> None:
-        """Close, and raise the first failure."""
-        super().close()
-        if self._error is not None:
-            raise self._error
-
-
-def _write(
-    file: h5py.File,
-    backend: Backend,
-    names: Sequence[str],
-    table: SampleTable,
-    rows: NDArray[np.int64],
-    *,
-    flatten: bool,
-) -> dict[str, str]:
+def _write(file: h5py.File, content: Content) -> dict[str, str]:
     """Write all datasets; return the SHA-256 of what was handed to HDF5, by dataset."""
-    frame = table.frame
-    families = {
-        family: [name for name in arrays if name in ("digests", "ids", *names)]
-        for family, arrays in backend.attributes["families"].items()
-    }
-    file.attrs[ATTRIBUTES] = _fixed(json.dumps({**backend.attributes, "families": families}, ensure_ascii=False))
-    sums = {"digests": _put(file, "digests", digests_from_text(frame["digest"].tolist()))}
-    known = backend.ids()
-    ids = frame["id"].tolist() if flatten else [known[row] for row in rows.tolist()]
-    sums["ids"] = _put(file, "ids", _strings(ids))
-    for name in names:
-        shape, dtype = backend.describe(name)
-        sums[name] = _put_blocks(file, name, (len(rows), *shape), dtype, partial(_read_rows, backend, name, rows))
-    failures = backend.failures()
-    if failures:
-        listed = json.dumps([asdict(failure) for failure in failures], ensure_ascii=False).encode()
+    families = {"vectors": ["digests", "ids", *(name for name in content.arrays if name not in TOKEN_FAMILIES)]}
+    families |= {name: [name] for name in content.arrays if name in TOKEN_FAMILIES}
+    file.attrs[ATTRIBUTES] = _fixed(json.dumps({**content.attributes, "families": families}, ensure_ascii=False))
+    sums = {"digests": _put(file, "digests", content.digests), "ids": _put(file, "ids", _strings(content.ids))}
+    for name, array in content.arrays.items():
+        sums[name] = _put_blocks(file, name, array.shape, array.dtype, array.__getitem__)
+    if content.failures:
+        listed = json.dumps([asdict(failure) for failure in content.failures], ensure_ascii=False).encode()
         sums[QUARANTINE] = _put(file, QUARANTINE, np.frombuffer(listed, np.uint8))
-    if flatten:
-        sums[_SAMPLES] = _put(file, _SAMPLES, np.frombuffer(_samples_file(table), np.uint8))
+    if content.table is not None:
+        frame = content.table.frame
+        sums[PACKED_SAMPLES] = _put(file, PACKED_SAMPLES, np.frombuffer(_samples_file(content.table), np.uint8))
         for column, name in zip(frame.columns, _dataset_names(list(frame.columns)), strict=True):
             sums[name] = _put(file, name, _plain(frame[column]))
     return sums
-
-
-def _read_rows(backend: Backend, name: str, rows: NDArray[np.int64], part: slice) -> NDArray[Any]:
-    return backend.read(name, rows[part])
 
 
 def _put(file: h5py.File, name: str, content: NDArray[Any]) -> str:
@@ -354,7 +319,7 @@ def _plain(values: pd.Series[Any]) -> NDArray[Any]:
 def _samples_file(table: SampleTable) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         write_samples(Path(folder), table)
-        return (Path(folder) / _SAMPLES).read_bytes()
+        return samples_file(Path(folder)).read_bytes()
 
 
 def _strings(values: Sequence[str]) -> NDArray[np.bytes_]:
@@ -373,19 +338,3 @@ def _fixed(text: str) -> Any:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _bare_table(backend: Backend) -> SampleTable:
-    """Ids as they were at extraction, for a store without its table."""
-    import pandas as pd
-
-    digests, rows = backend.committed()
-    names = backend.ids()
-    frame = pd.DataFrame(
-        {
-            "id": pd.Series([names[row] for row in rows.tolist()], dtype="str"),
-            "digest": pd.Series([digest.tobytes().hex() for digest in digests], dtype="str"),
-            "split": pd.Series([None] * len(rows), dtype="str"),
-        }
-    )
-    return SampleTable("", frame.drop_duplicates("digest", keep="last"), (), "none", ())

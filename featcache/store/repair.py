@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from featcache.errors import StoreCorruptError
+from featcache.store.backend import token_families
 from featcache.store.durable import write_durably
 from featcache.store.keys import Key
 from featcache.store.lock import write_lock
@@ -44,38 +46,55 @@ def drop_damage(store: Path, problems: Sequence[Problem]) -> int:
         If the group's document and its copy are both damaged: then nothing says what the rows are.
     """
     with write_lock(store):
-        if _restore_group(store):
+        restored = _restore_group(store, store.name)
+        lost = False
+        for family in token_families(store):
+            try:
+                restored |= _restore_group(store / family, store.name)
+            except StoreCorruptError:  # vectors are what a store is; tokens without their document are computed again
+                shutil.rmtree(store / family)
+                lost = True
+        if restored or lost:
             problems = verify_store(store)  # what it said about the rows was judged by the damaged document
-        attributes = read_attributes(store)
-        used = [segment_number(record) for record in segment_records(store, "vectors")]
-        doomed = {problem.record for problem in problems if problem.record is not None}
-        if any("commits were made" in problem.what for problem in problems):
-            doomed = {record.name for record in segment_records(store, "vectors")}
         dropped = 0
-        for name in doomed:
-            record = store / "segments" / name
-            dropped += record.is_file()
-            record.unlink(missing_ok=True)
-        layouts = layouts_of(attributes)
-        chunk_rows = int(attributes["chunk_rows"])
-        length = max([0, *array_lengths(store, layouts), *((number + 1) * chunk_rows for number in used)])
-        for layout in layouts.values():
-            (store / layout.name).mkdir(exist_ok=True)
-            write_durably(store / layout.name / "zarr.json", to_json(layout.document(length)))
-        write_durably(store / "segments" / "zarr.json", to_json(group_document({})))
-        try:
-            ZarrBackend(store).failures()
-        except StoreCorruptError:
-            write_durably(quarantine_file(store), quarantine_document([]))
-        manifest_file(store).unlink(missing_ok=True)
-        write_manifest(store, next_segment=max([0, *(number + 1 for number in used)]))
+        for family in token_families(store):
+            own = [problem for problem in problems if problem.family == family]
+            dropped += _drop_records(store / family, own) if own else 0
+        return dropped + _drop_records(store, [problem for problem in problems if problem.family == "vectors"])
+
+
+def _drop_records(store: Path, problems: Sequence[Problem]) -> int:
+    """Drop the damaged segments of one group and write its documents anew; how many were dropped."""
+    attributes = read_attributes(store)
+    used = [segment_number(record) for record in segment_records(store)]
+    doomed = {problem.record for problem in problems if problem.record is not None}
+    if any("commits were made" in problem.what for problem in problems):
+        doomed = {record.name for record in segment_records(store)}
+    dropped = 0
+    for name in doomed:
+        record = store / "segments" / name
+        dropped += record.is_file()
+        record.unlink(missing_ok=True)
+    layouts = layouts_of(attributes)
+    chunk_rows = int(attributes["chunk_rows"])
+    length = max([0, *array_lengths(store, layouts), *((number + 1) * chunk_rows for number in used)])
+    for layout in layouts.values():
+        (store / layout.name).mkdir(exist_ok=True)
+        write_durably(store / layout.name / "zarr.json", to_json(layout.document(length)))
+    write_durably(store / "segments" / "zarr.json", to_json(group_document({})))
+    try:
+        ZarrBackend(store).failures()
+    except StoreCorruptError:
+        write_durably(quarantine_file(store), quarantine_document([]))
+    manifest_file(store).unlink(missing_ok=True)
+    write_manifest(store, next_segment=max([0, *(number + 1 for number in used)]))
     return dropped
 
 
-def _restore_group(store: Path) -> bool:
+def _restore_group(store: Path, store_name: str) -> bool:
     """Make the group's document and its copy equal, from the one that is intact. Whether something was changed."""
     places = (store / "zarr.json", group_copy(store))
-    intact = [content for content in (_intact(place, store.name) for place in places) if content is not None]
+    intact = [content for content in (_intact(place, store_name) for place in places) if content is not None]
     if len(set(intact)) == 2:  # each is consistent in itself: the list of the last session decides
         try:
             manifest = read_manifest(store)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreCorruptError, StoreError, StoreVersionError
 from featcache.records import Task
 from featcache.store.durable import write_durably
 
 __all__ = [
+    "PACKED_SAMPLES",
     "SAMPLES_VERSION",
     "SampleTable",
+    "bare_table",
+    "packed_samples",
     "read_samples",
     "samples_file",
     "samples_match_checksum",
@@ -25,6 +31,9 @@ __all__ = [
 ]
 
 SAMPLES_VERSION = 1
+
+PACKED_SAMPLES = "samples.parquet"
+"""Dataset of a self-contained packed store: the bytes of its samples table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,32 @@ def read_samples(folder: Path) -> SampleTable | None:
     return SampleTable(
         facts["dataset"], table.to_pandas(), tasks, facts["split_origin"], tuple(facts["notes"]), facts.get("root", "")
     )
+
+
+def packed_samples(path: Path) -> SampleTable | None:
+    """The samples table inside a self-contained packed store; None if it holds none."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if PACKED_SAMPLES not in file:
+            return None
+        content = file[PACKED_SAMPLES][:].tobytes()
+    with tempfile.TemporaryDirectory() as folder:
+        samples_file(Path(folder)).write_bytes(content)
+        return read_samples(Path(folder))
+
+
+def bare_table(digests: NDArray[np.uint8], ids: Sequence[str]) -> SampleTable:
+    """Ids as they were at extraction, for a store that lies without its table: (n, 16) digests and n ids."""
+    frame = pd.DataFrame(
+        {
+            "id": pd.Series(list(ids), dtype="str"),
+            "digest": pd.Series([digest.tobytes().hex() for digest in digests], dtype="str"),
+            "split": pd.Series([None] * len(ids), dtype="str"),
+        }
+    )
+    note = "samples.parquet is not beside the store: ids are those of the extraction, labels are unknown."
+    return SampleTable("", frame.drop_duplicates("digest", keep="last"), (), "none", (note,))
 
 
 def write_samples(folder: Path, table: SampleTable) -> None:

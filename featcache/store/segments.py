@@ -51,9 +51,9 @@ def record_file(store: Path, family: str, number: int) -> Path:
     return store / "segments" / f"{family}-{number:08}.json"
 
 
-def segment_records(store: Path, family: str) -> list[Path]:
-    """Paths of all records of a family, by number."""
-    return sorted((store / "segments").glob(f"{family}-[0-9]*.json"))
+def segment_records(store: Path) -> list[Path]:
+    """Paths of all records of a group, which holds one family, by number."""
+    return sorted((store / "segments").glob("*-[0-9]*.json"))
 
 
 def segment_number(record: Path) -> int:
@@ -66,15 +66,15 @@ def write_segment(store: Path, segment: Segment) -> None:
     write_durably(record_file(store, segment.family, segment.number), serialize_segment(segment))
 
 
-def read_segments(store: Path, family: str) -> list[Segment]:
-    """All committed segments of a family, by number.
+def read_segments(store: Path) -> list[Segment]:
+    """All committed segments of a group, by number.
 
     Raises
     ------
     StoreCorruptError
         If a record is not what was written.
     """
-    return [read_segment(path) for path in segment_records(store, family)]
+    return [read_segment(path) for path in segment_records(store)]
 
 
 def read_segment(path: Path) -> Segment:

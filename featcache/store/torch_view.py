@@ -102,7 +102,7 @@ class _Rows(FeatureStore):
 
     def __init__(self, path: Path, digests: NDArray[np.uint8]) -> None:
         super().__init__(path)
-        self._rows = self.rows_of(digests)
+        self._digests, self._rows = digests, self.rows_of(digests)
         lost = int((self._rows < 0).sum())
         if lost:
             raise StoreCorruptError(
@@ -110,10 +110,10 @@ class _Rows(FeatureStore):
             )
 
     @cached_property
-    def _view(self) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    def _view(self) -> tuple[pd.DataFrame, NDArray[np.int64], NDArray[np.uint8]]:
         import pandas as pd
 
-        return pd.DataFrame(index=range(len(self._rows))), self._rows
+        return pd.DataFrame(index=range(len(self._rows))), self._rows, self._digests
 
 
 def view_of(store: FeatureStore, *, split: str | None, features: str, target: str | None) -> TorchView:
@@ -146,11 +146,7 @@ def view_of(store: FeatureStore, *, split: str | None, features: str, target: st
             labels, classes = table.to_numpy(dtype=np.float32, na_value=np.nan), tuple(columns)
         else:
             labels, classes = _numbers(table[columns[0]], task.classes if task is not None else ())
-    digests, numbers = store._backend.committed()
-    by_number = np.argsort(numbers)
-    rows = store._view[1][chosen]
-    own = by_number[np.searchsorted(numbers, rows, sorter=by_number)]
-    return TorchView(store.path, features, digests=digests[own], labels=labels, classes=classes)
+    return TorchView(store.path, features, digests=store._view[2][chosen], labels=labels, classes=classes)
 
 
 def _numbers(values: pd.Series[Any], classes: tuple[str, ...]) -> tuple[NDArray[Any], tuple[str, ...]]:

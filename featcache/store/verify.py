@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featcache.errors import StoreCorruptError, StoreNotFoundError
-from featcache.store.backend import NO_ROW
+from featcache.store.backend import NO_ROW, token_families
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.keys import Key
 from featcache.store.manifest import group_copy, manifest_file, read_manifest
+from featcache.store.packing import check_packed
 from featcache.store.samples import read_samples, samples_file, samples_match_checksum
 from featcache.store.segments import Segment, read_segment, segment_records, serialize_segment
 from featcache.store.writer import array_lengths
@@ -36,6 +38,8 @@ class Problem:
     """File name of the commit record whose rows are affected: without it they count as missing."""
     incomplete: bool = False
     """Nothing is damaged: a run was killed, or has not been made yet. The next extraction mends it."""
+    family: str = "vectors"
+    """The family that ``record`` belongs to."""
 
 
 def verify_store(path: Path) -> list[Problem]:
@@ -48,7 +52,7 @@ def verify_store(path: Path) -> list[Problem]:
     Parameters
     ----------
     path
-        The store's folder.
+        The store's folder, or a packed store's file (there: the SHA-256 of each array).
 
     Returns
     -------
@@ -60,6 +64,17 @@ def verify_store(path: Path) -> list[Problem]:
     StoreNotFoundError, StoreVersionError
         If there is no store, or a newer one.
     """
+    if path.is_file():
+        return [Problem(path.name, fault) for fault in check_packed(path)] or list(_sample_problems(path))
+    problems = _verify_group(path, path.name)
+    for family in token_families(path):
+        found = _verify_group(path / family, path.name)
+        problems += [replace(problem, file=f"{family}/{problem.file}", family=family) for problem in found]
+    return problems or list(_sample_problems(path))
+
+
+def _verify_group(path: Path, store_name: str) -> list[Problem]:
+    """One group: the store with its vectors, or a family of tokens inside it."""
     try:
         attributes = read_attributes(path)
     except StoreCorruptError as error:
@@ -68,10 +83,10 @@ def verify_store(path: Path) -> list[Problem]:
         if not (path / "segments").is_dir():
             raise
         return [Problem("zarr.json", "the group's document is gone")]
-    problems = [*_group_problems(path, attributes)]
+    problems = [*_group_problems(path, attributes, store_name)]
     layouts = list(layouts_of(attributes).values())
     segments = []
-    for record in segment_records(path, "vectors"):
+    for record in segment_records(path):
         try:
             segments.append(read_segment(record))
         except StoreCorruptError as error:
@@ -80,10 +95,10 @@ def verify_store(path: Path) -> list[Problem]:
         problems += _segment_problems(path, segments[-1], record)
     problems += _array_problems(path, attributes, layouts, segments)
     problems += _manifest_problems(path, bool(segments))
-    return problems or list(_sample_problems(path))
+    return problems
 
 
-def _group_problems(path: Path, attributes: dict[str, Any]) -> Iterator[Problem]:
+def _group_problems(path: Path, attributes: dict[str, Any], store_name: str) -> Iterator[Problem]:
     if (path / "zarr.json").read_bytes() != to_json(group_document({"featcache": attributes})):
         yield Problem("zarr.json", "its bytes are not those that featcache wrote")
     if not group_copy(path).is_file() or group_copy(path).read_bytes() != (path / "zarr.json").read_bytes():
@@ -91,8 +106,8 @@ def _group_problems(path: Path, attributes: dict[str, Any]) -> Iterator[Problem]
     key = Key.from_dict(attributes["spec"])
     if key.digest != attributes["key"]:
         yield Problem("zarr.json", "the key is not that of the specification")
-    elif key.store_name != path.name:
-        yield Problem("zarr.json", f"the store of this key is called {key.store_name}, the folder {path.name}")
+    elif key.store_name != store_name:
+        yield Problem("zarr.json", f"the store of this key is called {key.store_name}, the folder {store_name}")
     segments = path / "segments" / "zarr.json"
     if not segments.is_file() or segments.read_bytes() != to_json(group_document({})):
         yield Problem("segments/zarr.json", "the document is missing or not what featcache wrote")
@@ -148,7 +163,7 @@ def _manifest_problems(path: Path, has_rows: bool) -> Iterator[Problem]:
         return
     for listed, expected in manifest.files.items():
         file = path / listed
-        record = file.name if file.name.startswith("vectors-") else None
+        record = file.name if re.fullmatch(r"[a-z_]+-\d+\.json", file.name) else None
         if not file.is_file():
             yield Problem(listed, "the file was there at the end of the last session and is gone", record)
         elif expected and record is None and hashlib.sha256(file.read_bytes()).hexdigest() != expected:
@@ -182,3 +197,8 @@ def _sample_problems(path: Path) -> Iterator[Problem]:
             f"{len(unexplained)} samples are neither committed nor in quarantine, e.g. {shown}",
             incomplete=True,
         )
+    for family in token_families(path):
+        lacking = int((store.array_of(family, digests[~missing]).rows < 0).sum())
+        if lacking:
+            what = f"{lacking} samples have vectors and no {family}: the run that computes them has not ended"
+            yield Problem("samples.parquet", what, incomplete=True)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import StoreCorruptError, StoreError
 from featcache.records import Failure
-from featcache.store.backend import FORMAT_VERSION, NOT_FEATURES
+from featcache.store.backend import FORMAT_VERSION, NOT_FEATURES, family_path
 from featcache.store.durable import sync_folder, write_durably
 from featcache.store.keys import Key
 from featcache.store.lock import write_lock
@@ -29,15 +30,17 @@ from featcache.store.zarr_layout import (
     chunk_file,
     encode_chunk,
     encode_strings,
+    family_of,
     group_document,
     layouts_of,
     metadata_digest,
     to_json,
 )
 
-__all__ = ["StoreWriter", "chunk_rows_for", "open_writer"]
+__all__ = ["StoreWriter", "chunk_rows_for", "open_writer", "token_rows_for"]
 
-_FAMILY = "vectors"
+_SHARD_BYTES = 1 << 26
+"""About the size of a shard of tokens: a segment is held in memory while it is computed."""
 
 
 def chunk_rows_for(rows: int) -> int:
@@ -51,6 +54,17 @@ def chunk_rows_for(rows: int) -> int:
     return min(1024, max(64, 1 << max(1, rows // 16).bit_length() - 1))
 
 
+def token_rows_for(row_bytes: int) -> int:
+    """Images of a segment of tokens: about 64 MB, a power of two from 8 to 64.
+
+    Examples
+    --------
+    >>> token_rows_for(16 * 16 * 1024 * 2), token_rows_for(32 * 32 * 1024 * 2)
+    (64, 32)
+    """
+    return min(64, max(8, 1 << max(1, _SHARD_BYTES // max(1, row_bytes)).bit_length() - 1))
+
+
 @contextlib.contextmanager
 def open_writer(
     folder: Path,
@@ -59,8 +73,11 @@ def open_writer(
     arrays: Mapping[str, tuple[int, ...]],
     planned_rows: int,
     provenance: Mapping[str, Any],
+    family: str = "vectors",
 ) -> Iterator[StoreWriter]:
-    """Open the store of a key for appending, under its lock; make it if it is not there.
+    """Open one family of the store of a key for appending, under its lock; make it if it is not there.
+
+    Families other than ``vectors`` are groups inside the store; they are opened while ``vectors`` is.
 
     Parameters
     ----------
@@ -74,6 +91,8 @@ def open_writer(
         Rows of the whole dataset: decides the segments' size when the store is made.
     provenance
         JSON values that say how the features were made; stored, not part of the key.
+    family
+        ``vectors``, or a family of tokens: ``patches``.
 
     Raises
     ------
@@ -82,7 +101,7 @@ def open_writer(
     StoreCorruptError
         If a store of that name has another key.
     """
-    path = folder / key.store_name
+    path = family_path(folder / key.store_name, family)
     with write_lock(path):
         if (path / "zarr.json").is_file():
             found = Key.from_dict(read_attributes(path)["spec"])
@@ -95,7 +114,7 @@ def open_writer(
                 leftover.unlink(missing_ok=True)
         else:
             with _explained(path):
-                _create(path, key, arrays, chunk_rows_for(planned_rows), provenance)
+                _create(path, key, family, arrays, planned_rows=planned_rows, provenance=provenance)
         try:
             yield StoreWriter(path, arrays)
         finally:
@@ -121,7 +140,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 class StoreWriter:
-    """Commits segments of the family ``vectors``. Made by :func:`open_writer`.
+    """Commits segments of one family. Made by :func:`open_writer`.
 
     Parameters
     ----------
@@ -132,6 +151,7 @@ class StoreWriter:
     def __init__(self, path: Path, arrays: Mapping[str, tuple[int, ...]]) -> None:
         self.path = path
         self._attributes = read_attributes(path)
+        self.family, _ = family_of(self._attributes)
         self._layouts = layouts_of(self._attributes)
         declared = {name: self._layouts[name].row_shape for name in self._layouts if name not in NOT_FEATURES}
         if declared != {name: tuple(shape) for name, shape in arrays.items()}:
@@ -143,7 +163,7 @@ class StoreWriter:
         self.dtype = np.dtype(self._attributes["spec"]["dtype"])
         # Numbers are never used twice, so that a reader that opened the store before finds its rows or an error.
         manifest = read_manifest(path) or Manifest()
-        used = [segment_number(record) for record in segment_records(path, _FAMILY)]
+        used = [segment_number(record) for record in segment_records(path)]
         self.first_free = max([manifest.next_segment, *(number + 1 for number in used)])
 
     def layout(self, name: str) -> ArrayLayout:
@@ -202,7 +222,7 @@ class StoreWriter:
                 sync_folder(self.path / name / "c")
                 files[file.relative_to(self.path).as_posix()] = hashlib.sha256(content).hexdigest()
             metadata = metadata_digest(self._attributes, self._layouts.values())
-            write_segment(self.path, Segment(_FAMILY, number, digests, files, metadata))
+            write_segment(self.path, Segment(self.family, number, digests, files, metadata))
 
 
 def finish_session(store: Path) -> None:
@@ -237,17 +257,23 @@ def write_quarantine(store: Path, failures: tuple[Failure, ...]) -> None:
 def _create(
     path: Path,
     key: Key,
+    family: str,
     arrays: Mapping[str, tuple[int, ...]],
-    chunk_rows: int,
+    *,
+    planned_rows: int,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Make an empty store to the side and move it into place."""
+    """Make an empty group to the side and move it into place."""
+    if family == "vectors":
+        chunk_rows = chunk_rows_for(planned_rows)
+    else:
+        chunk_rows = token_rows_for(sum(math.prod(shape) for shape in arrays.values()) * np.dtype(key.dtype).itemsize)
     shapes = {"digests": [16], "ids": [], **{name: list(shape) for name, shape in arrays.items()}}
     attributes = {
         "format_version": FORMAT_VERSION,
         "key": key.digest,
         "spec": key.as_dict(),
-        "families": {_FAMILY: shapes},
+        "families": {family: shapes},
         "chunk_rows": chunk_rows,
         "provenance": dict(provenance),
     }

@@ -54,7 +54,7 @@ class ZarrBackend:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes = read_attributes(path)
-        self._segments: list[Segment] = read_segments(path, "vectors")
+        self._segments: list[Segment] = read_segments(path)
         self._layouts: dict[str, ArrayLayout] = {}
 
     def committed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -110,7 +110,7 @@ class ZarrBackend:
         A chunk of which at least a quarter of the rows is asked for is read whole and checked against its
         crc32c. Of other chunks only those rows are read and the file's length is checked, not the rows' bytes:
         a chunk has one checksum, and checking it would mean reading up to 1024 rows for one. ``featcache verify``
-        checks every byte.
+        checks every byte. A row of tokens has a checksum of its own, which is always checked.
 
         Raises
         ------
@@ -124,9 +124,11 @@ class ZarrBackend:
         lines = result.reshape(len(rows), -1).view(np.uint8)
         parts = _by_chunk(rows, layout.chunk_rows)
 
+        read_rows = _read_entries if layout.sharded else _read_rows
+
         def read_parts(some: list[_Part]) -> None:
             for chunk, places, inside in some:
-                _read_rows(chunk_file(self.path, layout, chunk), layout, inside, lines, places)
+                read_rows(chunk_file(self.path, layout, chunk), layout, inside, lines, places)
 
         if result.nbytes < _THREADS_FROM:
             read_parts(parts)
@@ -250,6 +252,23 @@ def _read_rows(
                 lines[places] = chunk[inside]
     except FileNotFoundError:
         raise StoreCorruptError(f"a committed chunk is missing: {path}", remedy=_DAMAGED) from None
+
+
+def _read_entries(
+    path: Path,
+    layout: ArrayLayout,
+    inside: NDArray[np.int64],
+    lines: NDArray[np.uint8],
+    places: NDArray[np.int64],
+) -> None:
+    """Copy the rows ``inside`` of a shard to ``lines[places]``; each lies alone, followed by its crc32c."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            for place, offset in zip(places.tolist(), (inside * layout.entry_bytes).tolist(), strict=True):
+                file.seek(offset)
+                _read_checked(file, lines[place])
+    except FileNotFoundError:
+        raise StoreCorruptError(f"a committed shard is missing: {path}", remedy=_DAMAGED) from None
 
 
 def _read_checked(file: FileIO, content: NDArray[np.uint8]) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "decode_strings",
     "encode_chunk",
     "encode_strings",
+    "family_of",
     "group_document",
     "layouts_of",
     "metadata_digest",
@@ -48,17 +49,24 @@ class ArrayLayout:
     row_shape: tuple[int, ...]
     """Shape of one row; () for one value a row."""
     chunk_rows: int
-    """Rows a chunk; the other axes are not split."""
+    """Rows of a segment, which is one file; the other axes are not split."""
+    sharded: bool = False
+    """The file is a shard with one chunk a row, so that one row is read and checked alone; else it is one chunk."""
 
     def document(self, rows: int) -> dict[str, Any]:
         """The array's ``zarr.json`` at a length of ``rows``."""
-        serializer = (
+        serializer: dict[str, Any] = (
             {"name": "vlen-utf8", "configuration": {}}
             if self.dtype == "string"
             else {"name": "bytes"}
             if self.dtype == "uint8"
             else {"name": "bytes", "configuration": {"endian": "little"}}
         )
+        codecs: list[dict[str, Any]] = [serializer, {"name": "crc32c"}]
+        if self.sharded:
+            index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+            shard = {"chunk_shape": [1, *self.row_shape], "codecs": codecs, "index_codecs": index}
+            codecs = [{"name": "sharding_indexed", "configuration": {**shard, "index_location": "end"}}]
         fill_value: str | int = "NaN" if self.dtype.startswith("float") else "" if self.dtype == "string" else 0
         return {
             "zarr_format": 3,
@@ -71,7 +79,7 @@ class ArrayLayout:
             },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": fill_value,
-            "codecs": [serializer, {"name": "crc32c"}],
+            "codecs": codecs,
             "attributes": {},
             "storage_transformers": [],
         }
@@ -80,7 +88,13 @@ class ArrayLayout:
     def from_document(cls, name: str, document: dict[str, Any]) -> ArrayLayout:
         """The layout that a ``zarr.json`` describes."""
         chunk_shape = document["chunk_grid"]["configuration"]["chunk_shape"]
-        return cls(name, document["data_type"], tuple(document["shape"][1:]), int(chunk_shape[0]))
+        sharded = document["codecs"][0]["name"] == "sharding_indexed"
+        return cls(name, document["data_type"], tuple(document["shape"][1:]), int(chunk_shape[0]), sharded)
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one row in a shard: its values and their crc32c."""
+        return self.row_bytes + 4
 
     @property
     def row_bytes(self) -> int:
@@ -88,14 +102,27 @@ class ArrayLayout:
         return int(np.dtype(self.dtype).itemsize * np.prod(self.row_shape, dtype=np.int64))
 
 
-def layouts_of(attributes: Mapping[str, Any], family: str = "vectors") -> dict[str, ArrayLayout]:
+def layouts_of(attributes: Mapping[str, Any]) -> dict[str, ArrayLayout]:
     """The arrays that the group's attributes declare, by name: what their own documents must say."""
-    dtypes: dict[str, ArrayType] = {"digests": "uint8", "ids": "string"}
+    known: dict[str, ArrayType] = {"digests": "uint8", "ids": "string"}
     stored: ArrayType = "float32" if attributes["spec"]["dtype"] == "float32" else "float16"
+    family, arrays = family_of(attributes)
     return {
-        name: ArrayLayout(name, dtypes.get(name, stored), tuple(shape), int(attributes["chunk_rows"]))
-        for name, shape in attributes["families"][family].items()
+        name: ArrayLayout(
+            name,
+            known.get(name, stored),
+            tuple(shape),
+            int(attributes["chunk_rows"]),
+            sharded=family != "vectors" and name not in known,
+        )
+        for name, shape in arrays.items()
     }
+
+
+def family_of(attributes: Mapping[str, Any]) -> tuple[str, dict[str, list[int]]]:
+    """Name of the one family that a group holds, and the shape of one row of each of its arrays."""
+    ((family, arrays),) = attributes["families"].items()
+    return family, arrays
 
 
 def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +150,8 @@ def chunk_file(store: Path, layout: ArrayLayout, chunk: int) -> Path:
 
 def encode_chunk(layout: ArrayLayout, rows: NDArray[Any]) -> bytes:
     """A whole chunk from at most ``chunk_rows`` rows; the rest is fill value (NaN or 0)."""
+    if layout.sharded:
+        return _shard(layout, rows)
     full = np.full(
         (layout.chunk_rows, *layout.row_shape),
         np.nan if layout.dtype.startswith("float") else 0,
@@ -130,6 +159,15 @@ def encode_chunk(layout: ArrayLayout, rows: NDArray[Any]) -> bytes:
     )
     full[: len(rows)] = rows
     return with_checksum(full.tobytes())
+
+
+def _shard(layout: ArrayLayout, rows: NDArray[Any]) -> bytes:
+    """One chunk a row with its crc32c, in order, then the index of (offset, length) pairs with its own."""
+    stored = np.ascontiguousarray(rows, np.dtype(layout.dtype).newbyteorder("<"))
+    index = np.full((layout.chunk_rows, 2), ABSENT, "<u8")
+    index[: len(rows), 0] = np.arange(len(rows)) * layout.entry_bytes
+    index[: len(rows), 1] = layout.entry_bytes
+    return b"".join([*(with_checksum(row.tobytes()) for row in stored), with_checksum(index.tobytes())])
 
 
 def encode_strings(layout: ArrayLayout, values: list[str]) -> bytes:
@@ -199,6 +237,9 @@ def _checked_body(path: Path) -> memoryview:
         raise StoreCorruptError(f"a committed chunk of {len(content)} bytes fails its checksum: {path}", remedy=_REMEDY)
     return memoryview(content)[:-4]
 
+
+ABSENT = 2**64 - 1
+"""Offset and length, in the index of a shard, of a chunk that is not there."""
 
 _RESIDUE = google_crc32c.value(bytes(4))
 _REMEDY = "The disk or a copy damaged the store. Restore it, or remove its folder and extract again."

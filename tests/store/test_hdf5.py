@@ -17,7 +17,8 @@ import pytest
 from featcache.errors import ConfigurationError, StoreCorruptError, StoreError, StoreNotFoundError, StoreVersionError
 from featcache.records import Failure, Task
 from featcache.store import FeatureStore, write_quarantine
-from featcache.store.packing import check_packed, pack_hdf5, packed_samples
+from featcache.store.packing import check_packed, pack_hdf5
+from featcache.store.samples import packed_samples
 from tests.store.conftest import ARRAYS, MakeStore, digest_of, features_of, make_key
 
 NAMES = [f"row{number}" for number in range(150)]

@@ -1,0 +1,90 @@
+"""``add_rows``: rows that exist already, from another container, committed to a store that lacks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featcache.store.backend import TOKEN_FAMILIES, TOKENS
+from featcache.store.feature_store import FeatureStore, digests_from_text
+from featcache.store.keys import Key
+from featcache.store.writer import StoreWriter, open_writer
+
+__all__ = ["ReadRows", "add_rows"]
+
+ReadRows = Callable[[str, NDArray[np.int64]], NDArray[Any]]
+"""Gives some rows of the array of a name."""
+
+
+def add_rows(
+    folder: Path,
+    key: Key,
+    *,
+    arrays: Mapping[str, tuple[int, ...]],
+    ids: Sequence[str],
+    digests: Sequence[str],
+    read: ReadRows,
+    provenance: Mapping[str, Any],
+    present: Callable[[str], NDArray[np.bool_]] | None = None,
+) -> tuple[Path, int]:
+    """Commit the rows that a store lacks; make the store if it is not there.
+
+    Parameters
+    ----------
+    folder
+        The dataset's folder in the home.
+    key
+        Of the store.
+    arrays
+        Shape of one row of each array.
+    ids, digests
+        Of the n rows on offer; digests of 32 hexadecimal digits may repeat.
+    read
+        Some of the n rows of an array.
+    provenance
+        Of a store that is made.
+    present
+        Which of the n rows there are of a family of tokens; default: all.
+
+    Returns
+    -------
+    path
+        The store.
+    added
+        Rows committed.
+    """
+    offered = digests_from_text(digests)
+    first = ~pd.Series(digests, dtype="object").duplicated().to_numpy(dtype=bool)
+    vectors = {name: shape for name, shape in arrays.items() if name not in TOKEN_FAMILIES}
+    tokens = {name: shape for name, shape in arrays.items() if name in TOKEN_FAMILIES}
+    with open_writer(folder, key, arrays=vectors, planned_rows=len(offered), provenance=provenance) as writer:
+        missing = np.flatnonzero(first & (FeatureStore(writer.path).rows_of(offered) < 0))
+        _commit_missing(writer, missing, offered, ids, {name: partial(read, name) for name in vectors})
+        for family, shape in tokens.items():
+            facts: dict[str, Any] = {"planned_rows": len(offered), "provenance": provenance, "family": family}
+            with open_writer(folder, key, arrays={TOKENS: shape}, **facts) as inner:
+                absent = FeatureStore(writer.path).array_of(family, offered).rows < 0
+                there = absent if present is None else absent & present(family)
+                _commit_missing(inner, np.flatnonzero(first & there), offered, ids, {TOKENS: partial(read, family)})
+    return writer.path, len(missing)
+
+
+def _commit_missing(
+    writer: StoreWriter,
+    missing: NDArray[np.int64],
+    digests: NDArray[np.uint8],
+    ids: Sequence[str],
+    read: Mapping[str, Callable[[NDArray[np.int64]], NDArray[Any]]],
+) -> None:
+    if len(missing) == 0:
+        return
+    for position, number in enumerate(writer.reserve(len(missing))):
+        part = missing[position * writer.chunk_rows : (position + 1) * writer.chunk_rows]
+        rows = {name: read_one(part) for name, read_one in read.items()}
+        writer.commit(number, digests[part], [ids[row] for row in part.tolist()], rows)
