@@ -41,7 +41,7 @@ def export(
 
     store = chosen_store(store_path, dataset, model, home)
     written = export_store(store, out, format=cast(ExportFormat, format_), features=features or None)
-    nbytes = size(written) if written.is_dir() else written.stat().st_size
+    nbytes = size(written)
     if as_json:
         print_json({"path": written, "format": format_, "rows": len(store), "bytes": nbytes})
         return

@@ -94,8 +94,15 @@ def number(value: float) -> str:
 
 
 def size(path: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Bytes of a file, or of all files below a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def changed(path: Path) -> float:
+    """When a store changed last, in seconds since 1970."""
+    newest = [path] if path.is_file() else (path / "segments").iterdir()
+    return max((file.stat().st_mtime for file in newest), default=path.stat().st_mtime)
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import chosen_path, chosen_store, home_option, json_option, store_options
-from .render import print_json, print_notes, print_table, progress_bar, size
+from .render import changed, print_json, print_notes, print_table, progress_bar, size
 
 if TYPE_CHECKING:
     from featcache.store import FeatureStore
@@ -39,8 +40,17 @@ def list_(home: Path | None, as_json: bool) -> None:
         click.echo(f"no stores in {folder}; make one: featcache extract --model M --dataset D")
         return
     print_table(
-        [{**store, "MB": store["bytes"] / 1e6, "arrays": ", ".join(store["arrays"])} for store in stores],
-        ["dataset", "model", "rows", "failed", "precision", "arrays", "MB", "name"],
+        [
+            {
+                **store,
+                "MB": store["bytes"] / 1e6,
+                "arrays": ", ".join(store["arrays"]),
+                "dead": store["dead_rows"],
+                "age": _age(store["changed"]),
+            }
+            for store in stores
+        ],
+        ["dataset", "model", "rows", "failed", "dead", "precision", "arrays", "MB", "age", "name"],
     )
     click.echo(f"home: {folder}")
 
@@ -74,17 +84,28 @@ def _summary(store: FeatureStore) -> dict[str, Any]:
         "model": store.model,
         "rows": len(store),
         "failed": len(store.failures),
+        "dead_rows": store.dead_rows,
         "precision": store.key.precision,
         "arrays": store.names,
         "bytes": size(store.path),
+        "changed": datetime.fromtimestamp(changed(store.path), UTC).isoformat(timespec="seconds"),
         "key": store.key.digest,
         "name": store.path.name,
         "path": store.path,
     }
 
 
+def _age(changed: str) -> str:
+    """How long ago, in the largest unit that fits."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(changed)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _print_details(details: dict[str, Any]) -> None:
-    for name in ("dataset", "model", "path", "key", "rows", "failed"):
+    for name in ("dataset", "model", "path", "key", "rows", "failed", "dead_rows", "changed"):
         click.echo(f"{name:12} {details[name]}")
     click.echo(f"{'size':12} {details['bytes'] / 1e6:.1f} MB")
     for name, shape in details["arrays"].items():

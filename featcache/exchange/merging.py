@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featcache.errors import ConfigurationError, StoreError
-from featcache.exchange.rows import RowReader, unite_frames
+from featcache.exchange.rows import RowReader
 from featcache.records import Failure, Task
 from featcache.store import (
     FeatureStore,
@@ -19,6 +19,7 @@ from featcache.store import (
     write_samples,
 )
 from featcache.store.backend import TOKEN_FAMILIES
+from featcache.store.joining import unite_frames
 from featcache.store.visible import visible_rows
 
 __all__ = ["MergeReport", "merge"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import DatasetError, StoreCorruptError, StoreVersionError
 from featcache.exchange.exporting import EXPORT_VERSION
-from featcache.exchange.rows import RowReader, join_samples
+from featcache.exchange.rows import RowReader
 from featcache.records import Failure, Task
 from featcache.store import (
     FeatureStore,
@@ -23,6 +23,7 @@ from featcache.store import (
     SampleTable,
     add_rows,
     find_home,
+    join_samples,
     read_samples,
     remember_last_store,
     write_quarantine,

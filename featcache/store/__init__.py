@@ -9,6 +9,8 @@ from featcache.store.find import find_store, form_of, is_store, last_store, pack
 from featcache.store.forms import StoreFormat, open_forms, salvage, seal, unpack
 from featcache.store.gc import GarbagePlan, collect_garbage, plan_gc
 from featcache.store.home import find_home, remember_last_store, state_folder
+from featcache.store.imported import store_from_arrays
+from featcache.store.joining import join_samples
 from featcache.store.keys import Key
 from featcache.store.removal import remove_store
 from featcache.store.repair import drop_damage
@@ -40,6 +42,7 @@ __all__ = [
     "finish_session",
     "form_of",
     "is_store",
+    "join_samples",
     "last_store",
     "open_forms",
     "open_writer",
@@ -52,6 +55,7 @@ __all__ = [
     "salvage",
     "seal",
     "state_folder",
+    "store_from_arrays",
     "store_paths",
     "unpack",
     "verify_store",

@@ -47,7 +47,7 @@ def family_path(store: Path, family: str) -> Path:
 
 def token_families(store: Path) -> list[str]:
     """Names of the families beside ``vectors`` that a Zarr store has, sorted."""
-    return sorted(path.parent.name for path in store.glob("*/segments"))
+    return sorted(family for family in TOKEN_FAMILIES if (store / family / "segments").is_dir())
 
 
 class Backend(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,31 @@ class FeatureStore:
                 f"the specification in {self.path} is not the one that its key was made from",
                 remedy="Run `featcache verify --repair --store …`: the store keeps a copy of its document.",
             )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        features: Mapping[str, NDArray[Any]],
+        samples: pd.DataFrame,
+        *,
+        dataset: str,
+        model: str,
+        home: Path | str | None = None,
+        tasks: Sequence[Task] = (),
+    ) -> FeatureStore:
+        """Put embeddings made elsewhere into a store whose key says so, and open it.
+
+        Takes what :func:`featcache.store.store_from_arrays` takes.
+
+        Examples
+        --------
+        >>> X = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+        >>> table = pd.DataFrame({"id": ["a", "b", "c"], "split": ["train", "train", "test"]})
+        >>> FeatureStore.from_arrays({"cls": X}, table, dataset="mine", model="theirs")  # doctest: +SKIP
+        """
+        from featcache.store.imported import store_from_arrays
+
+        return cls(store_from_arrays(features, samples, dataset=dataset, model=model, home=home, tasks=tasks))
 
     def __repr__(self) -> str:
         return f"<FeatureStore {self.dataset} {self.model} {len(self)} rows {self.path}>"
@@ -297,6 +322,11 @@ class FeatureStore:
     def digests(self) -> NDArray[np.uint8]:
         """(n, 16) digests of all committed rows, also of those that no sample needs."""
         return self._backend.committed()[0]
+
+    @cached_property
+    def dead_rows(self) -> int:
+        """Committed rows that no sample needs any more (tombstones): ``gc`` removes them."""
+        return len(self.digests) - len(np.unique(self._view[1]))
 
     def rows_of(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Row number in the container of each of (n, 16) digests, -1 where it is not committed."""

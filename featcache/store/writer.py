@@ -110,7 +110,9 @@ def open_writer(
                     f"{path} holds features of another specification: {'; '.join(key.difference(found))}",
                     remedy="Move that store away and extract again.",
                 )
-            for leftover in path.rglob("*.partial"):
+            for leftover in list(path.rglob("*.partial")):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
                 leftover.unlink(missing_ok=True)
         else:
             with _explained(path):
