@@ -246,7 +246,8 @@ def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
 def _report(
     plan: Plan, store: Path, outcome: Outcome, failures: tuple[Failure, ...], *, seconds: float
 ) -> ExtractionReport:
-    rows = len(FeatureStore(store)) if is_store(store) else 0
+    all_there = not len(plan.pending) and not failures
+    rows = len(plan.digests) if all_there else len(FeatureStore(store)) if is_store(store) else 0
     notes = list(plan.notes)
     if outcome.constant:
         shown = ", ".join(outcome.constant[:3])

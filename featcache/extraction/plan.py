@@ -34,9 +34,9 @@ from featcache.store import (
     StatIndex,
     StoreFormat,
     form_of,
+    key_of,
     open_forms,
     read_samples,
-    row_digest,
     store_paths,
     write_samples,
 )
@@ -132,8 +132,9 @@ def make_plan(
     key, notes = _settle_precision(key, folder, device)
     store = folder / key.store_name
     form = format or form_of(store) or "zarr"
-    families = _families(store, form, patches)
-    missing = missing_rows(digests, open_forms(store, form), families)
+    forms = open_forms(store, form)
+    families = _families(forms, form, patches)
+    missing = missing_rows(digests, forms, families)
     if form == "hdf5" and not patches and "patches" in families:
         notes = (*notes, "The store has patch tokens, and an HDF5 file holds them for all rows: they are computed too.")
     return Plan(
@@ -152,9 +153,9 @@ def make_plan(
     )
 
 
-def _families(store: Path, form: StoreFormat, patches: bool) -> tuple[str, ...]:
+def _families(forms: Sequence[FeatureStore], form: StoreFormat, patches: bool) -> tuple[str, ...]:
     """The families that an extraction computes: what was asked for, and in a packed file what it has already."""
-    kept = form == "hdf5" and any("patches" in opened for opened in open_forms(store, form))
+    kept = form == "hdf5" and any("patches" in opened for opened in forms)
     return ("vectors", "patches") if patches or kept else ("vectors",)
 
 
@@ -185,11 +186,7 @@ def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], li
     paths = dataset.samples["path"].tolist()
     selectors = dataset.samples["selector"].tolist()
     ids = dataset.samples["id"].tolist()
-    content, errors = index.file_digests(dataset.root, dict.fromkeys(paths))
-    digests = [
-        None if path in errors else row_digest(content[path], selector)
-        for path, selector in zip(paths, selectors, strict=True)
-    ]
+    digests, errors = index.row_digests(dataset.root, paths, selectors)
     failures = [
         Failure(
             id=ids[row],
@@ -197,7 +194,7 @@ def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], li
             reason=f"the file cannot be read: {errors[paths[row]].strerror or errors[paths[row]]}",
             remedy="Restore the file or its permissions, or remove its row.",
         )
-        for row, digest in enumerate(digests)
+        for row, digest in enumerate(digests if errors else ())
         if digest is None
     ]
     return digests, failures
@@ -265,7 +262,8 @@ def forget_weights(spec: ModelSpec, source: WeightsSource) -> None:
 
 
 def _decoders(dataset: Dataset) -> Mapping[str, int]:
-    used = {decoder_of(path) for path in dataset.samples["path"].unique()}
+    endings = {tuple(path.rsplit(".", 2)[1:]): path for path in dataset.samples["path"].tolist()}
+    used = {decoder_of(path) for path in endings.values()}
     return {name: version for name, version in sorted(DECODER_VERSIONS.items()) if name in used}
 
 
@@ -282,7 +280,7 @@ def readable_keys(stores: list[Path]) -> dict[Path, Key]:
     keys = {}
     for path in stores:
         with contextlib.suppress(StoreError):
-            keys[path] = FeatureStore(path).key
+            keys[path] = key_of(path)
     return keys
 
 

@@ -5,7 +5,7 @@ from featcache.store.backend import FORMAT_VERSION, NO_ROW, TOKENS
 from featcache.store.digests import StatIndex, file_digest, row_digest
 from featcache.store.feature_array import FeatureArray
 from featcache.store.feature_store import FeatureStore, digests_from_text
-from featcache.store.find import find_store, form_of, is_store, last_store, packed_path, store_paths
+from featcache.store.find import find_store, form_of, is_store, key_of, last_store, packed_path, store_paths
 from featcache.store.forms import StoreFormat, open_forms, salvage, seal, unpack
 from featcache.store.gc import GarbagePlan, collect_garbage, plan_gc
 from featcache.store.home import find_home, remember_last_store, state_folder
@@ -43,6 +43,7 @@ __all__ = [
     "form_of",
     "is_store",
     "join_samples",
+    "key_of",
     "last_store",
     "open_forms",
     "open_writer",

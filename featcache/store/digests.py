@@ -6,16 +6,20 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import numpy as np
 
 from featcache.store.home import state_folder
 
 __all__ = ["StatIndex", "file_digest", "row_digest"]
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB);
+DROP TABLE IF EXISTS files;
+CREATE TABLE IF NOT EXISTS stats (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS snapshots (names BLOB PRIMARY KEY, stats BLOB, digests BLOB);
 CREATE TABLE IF NOT EXISTS weights (identity TEXT PRIMARY KEY, digest TEXT);
 """
 
@@ -29,6 +33,10 @@ def file_digest(path: Path) -> bytes:
 def row_digest(content: bytes, selector: str) -> bytes:
     """BLAKE2b-128 of a file's digest (16 bytes) followed by the selector's canonical text (UTF-8)."""
     return hashlib.blake2b(content + selector.encode(), digest_size=16).digest()
+
+
+_WORKERS = 4
+"""Threads that read files that changed."""
 
 
 class StatIndex:
@@ -56,59 +64,83 @@ class StatIndex:
             connection.executescript(_SCHEMA)
         return connection
 
-    def file_digests(
-        self, root: Path, paths: Iterable[str], workers: int = 4
-    ) -> tuple[dict[str, bytes], dict[str, OSError]]:
-        """Digests of files below a root, reading only those that changed.
+    def row_digests(
+        self, root: Path, paths: Sequence[str], selectors: Sequence[str]
+    ) -> tuple[list[bytes | None], dict[str, OSError]]:
+        """Digest of each row, reading only files that changed.
 
         Parameters
         ----------
         root
             The folder.
         paths
-            Relative to it. Text, not Path objects: there may be millions.
-        workers
-            Threads that read changed files.
+            File of each row, relative to it. Text, not Path objects: there may be millions; they may repeat.
+        selectors
+            Canonical text of each row's selector.
 
         Returns
         -------
         digests
-            By path.
+            16 bytes each; None where the file cannot be read.
         failures
-            The error of each file that could not be read.
+            The error of each file that cannot be read, by path.
+
+        Notes
+        -----
+        A snapshot of all rows is kept beside what is known of each file: where no size and no time changed, one
+        comparison replaces a look-up and a hash for each row.
         """
-        digests: dict[str, bytes] = {}
-        failures: dict[str, OSError] = {}
-        changed: dict[str, tuple[int, int]] = {}
+        names = hashlib.blake2b("\0".join([str(root), *paths, *selectors]).encode(), digest_size=16).digest()
+        stats, failures = _stats(root, paths)
+        stamp = np.array(list(stats.values()), np.int64).tobytes()
+        with contextlib.closing(self._connect()) as connection:
+            if not failures:
+                query = "SELECT digests FROM snapshots WHERE names = ? AND stats = ?"
+                found = connection.execute(query, (names, stamp)).fetchone()
+                if found is not None:
+                    joined = found[0]
+                    return [joined[first : first + 16] for first in range(0, len(joined), 16)], {}
+            content = self._file_digests(connection, root, stats, failures)
+            rows = [
+                row_digest(content[path], selector) if path in content else None
+                for path, selector in zip(paths, selectors, strict=True)
+            ]
+            if not failures:
+                values = (names, stamp, b"".join(row for row in rows if row is not None))
+                with contextlib.suppress(sqlite3.OperationalError), connection:
+                    connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", values)
+        return rows, failures
+
+    def _file_digests(
+        self,
+        connection: sqlite3.Connection,
+        root: Path,
+        stats: dict[str, tuple[int, int]],
+        failures: dict[str, OSError],
+    ) -> dict[str, bytes]:
+        """Digest of each file that can be read, by path; errors of others are added to ``failures``."""
         prefix = f"{root}{os.sep}"
-        connection = self._connect()
-        try:
-            known = self._known(connection, prefix)
-            for path in paths:
-                try:
-                    status = os.stat(prefix + path)  # noqa: PTH116 - see above
-                except OSError as error:
-                    failures[path] = error
-                    continue
-                remembered = known.get(prefix + path)
-                if remembered is not None and remembered[:2] == (status.st_size, status.st_mtime_ns):
-                    digests[path] = remembered[2]
-                else:
-                    changed[path] = (status.st_size, status.st_mtime_ns)
-            with ThreadPoolExecutor(workers) as pool:
-                futures = {path: pool.submit(file_digest, root / path) for path in changed}
-            rows = []
-            for path, future in futures.items():
-                try:
-                    digests[path] = future.result()
-                    rows.append((prefix + path, *changed[path], digests[path]))
-                except OSError as error:
-                    failures[path] = error
-            with contextlib.suppress(sqlite3.OperationalError), connection:  # a read-only index remembers nothing
-                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
-        finally:
-            connection.close()
-        return digests, failures
+        known = self._known(connection, prefix)
+        digests: dict[str, bytes] = {}
+        changed: list[str] = []
+        for path, stat in stats.items():
+            remembered = known.get(prefix + path)
+            if remembered is not None and remembered[1:3] == stat:
+                digests[path] = remembered[3]
+            else:
+                changed.append(path)
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            futures = {path: pool.submit(file_digest, root / path) for path in changed}
+        rows = []
+        for path, future in futures.items():
+            try:
+                digests[path] = future.result()
+                rows.append((prefix + path, *stats[path], digests[path]))
+            except OSError as error:
+                failures[path] = error
+        with contextlib.suppress(sqlite3.OperationalError), connection:  # a read-only index remembers nothing
+            connection.executemany("INSERT OR REPLACE INTO stats VALUES (?, ?, ?, ?)", rows)
+        return digests
 
     def weights_digest(self, identity: str) -> str | None:
         """The digest of weights seen before under this identity (path, size and time); None if unknown."""
@@ -138,9 +170,23 @@ class StatIndex:
             connection.execute("DELETE FROM weights WHERE identity = ?", (identity,))
 
     @staticmethod
-    def _known(connection: sqlite3.Connection, prefix: str) -> dict[str, tuple[int, int, bytes]]:
+    def _known(connection: sqlite3.Connection, prefix: str) -> dict[str, tuple[str, int, int, bytes]]:
         rows = connection.execute(
-            "SELECT path, size, mtime_ns, digest FROM files WHERE path >= ? AND path < ?",
+            "SELECT path, size, mtime_ns, digest FROM stats WHERE path >= ? AND path < ?",
             (prefix, prefix + "\U0010ffff"),
         )
-        return {path: (size, mtime_ns, digest) for path, size, mtime_ns, digest in rows}
+        return {row[0]: row for row in rows}
+
+
+def _stats(root: Path, paths: Iterable[str]) -> tuple[dict[str, tuple[int, int]], dict[str, OSError]]:
+    """(size, time of change in ns) of each file, and the errors of those that have none."""
+    prefix = f"{root}{os.sep}"
+    stats: dict[str, tuple[int, int]] = {}
+    failures: dict[str, OSError] = {}
+    for path in dict.fromkeys(paths):
+        try:
+            status = os.stat(prefix + path)  # noqa: PTH116 - text is five times as fast as Path objects
+            stats[path] = (status.st_size, status.st_mtime_ns)
+        except OSError as error:
+            failures[path] = error
+    return stats, failures

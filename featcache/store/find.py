@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from featcache.errors import ConfigurationError, StoreError, StoreNotFoundError
 from featcache.store.backend import open_backend
 from featcache.store.home import find_home, last_by_home
+from featcache.store.keys import Key
 from featcache.store.zarr_backend import read_attributes
 
-__all__ = ["find_store", "form_of", "is_store", "last_store", "packed_path", "store_paths"]
+__all__ = ["find_store", "form_of", "is_store", "key_of", "last_store", "packed_path", "store_paths"]
 
 _PACKED = re.compile(r".+-[0-9a-f]{8}\.h5")
 
@@ -71,9 +72,21 @@ def find_store(target: str | Path | None = None, *, model: str | None = None, ho
 def model_of(path: Path) -> str:
     """The model of a store, from its metadata."""
     try:
-        return cast(str, open_backend(path).attributes["spec"]["model"])
+        return key_of(path).model
     except StoreError:
         return ""  # damaged or newer: no reason not to find its neighbours
+
+
+def key_of(path: Path) -> Key:
+    """The key of a store; of a Zarr group only its document is read, no commit record.
+
+    Raises
+    ------
+    StoreError
+        If the document is damaged, or of a newer format.
+    """
+    attributes = open_backend(path).attributes if path.is_file() else read_attributes(path)
+    return Key.from_dict(attributes["spec"])
 
 
 def is_store(path: Path) -> bool:

@@ -17,7 +17,7 @@ from featcache.store.manifest import group_copy, manifest_file, read_manifest, w
 from featcache.store.segments import segment_number, segment_records
 from featcache.store.verify import Problem, verify_store
 from featcache.store.writer import array_lengths
-from featcache.store.zarr_backend import ZarrBackend, quarantine_document, quarantine_file, read_attributes
+from featcache.store.zarr_backend import quarantine_document, quarantine_file, read_attributes, read_quarantine
 from featcache.store.zarr_layout import group_document, layouts_of, to_json
 
 __all__ = ["drop_damage"]
@@ -83,7 +83,7 @@ def _drop_records(store: Path, problems: Sequence[Problem]) -> int:
         write_durably(store / layout.name / "zarr.json", to_json(layout.document(length)))
     write_durably(store / "segments" / "zarr.json", to_json(group_document({})))
     try:
-        ZarrBackend(store).failures()
+        read_quarantine(store)
     except StoreCorruptError:
         write_durably(quarantine_file(store), quarantine_document([]))
     manifest_file(store).unlink(missing_ok=True)

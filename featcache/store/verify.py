@@ -20,7 +20,7 @@ from featcache.store.packing import check_packed
 from featcache.store.samples import read_samples, samples_file, samples_match_checksum
 from featcache.store.segments import Segment, read_segment, segment_records, serialize_segment
 from featcache.store.writer import array_lengths
-from featcache.store.zarr_backend import ZarrBackend, quarantine_file, read_attributes
+from featcache.store.zarr_backend import quarantine_file, read_attributes, read_quarantine
 from featcache.store.zarr_layout import ArrayLayout, group_document, layouts_of, metadata_digest, to_json
 
 __all__ = ["Problem", "verify_store"]
@@ -169,7 +169,7 @@ def _manifest_problems(path: Path, has_rows: bool) -> Iterator[Problem]:
         elif expected and record is None and hashlib.sha256(file.read_bytes()).hexdigest() != expected:
             yield Problem(listed, "the file is not what it was at the end of the last session")
     try:
-        ZarrBackend(path).failures()
+        read_quarantine(path)
     except StoreCorruptError as error:
         yield Problem(quarantine_file(path).relative_to(path).as_posix(), error.message)
 

@@ -24,7 +24,7 @@ from featcache.store.keys import Key
 from featcache.store.lock import write_lock
 from featcache.store.manifest import Manifest, group_copy, read_manifest, write_manifest
 from featcache.store.segments import Segment, segment_number, segment_records, write_segment
-from featcache.store.zarr_backend import ZarrBackend, quarantine_document, quarantine_file, read_attributes
+from featcache.store.zarr_backend import quarantine_document, quarantine_file, read_attributes, read_quarantine
 from featcache.store.zarr_layout import (
     ArrayLayout,
     chunk_file,
@@ -247,7 +247,7 @@ def array_lengths(store: Path, layouts: Iterable[str]) -> list[int]:
 
 def write_quarantine(store: Path, failures: tuple[Failure, ...]) -> None:
     """Replace the list of samples without features, if it changed."""
-    if failures == ZarrBackend(store).failures():
+    if failures == read_quarantine(store):
         return
     listed = [asdict(failure) for failure in failures]
     with write_lock(store), _explained(store):

@@ -22,7 +22,7 @@ from featcache.store.backend import FORMAT_VERSION
 from featcache.store.segments import Segment, read_segments
 from featcache.store.zarr_layout import ArrayLayout, chunk_file, decode_strings
 
-__all__ = ["ZarrBackend", "quarantine_document", "quarantine_file", "read_attributes", "read_layout"]
+__all__ = ["ZarrBackend", "quarantine_document", "quarantine_file", "read_attributes", "read_layout", "read_quarantine"]
 
 _WHOLE_CHUNK_SHARE = 0.25
 """From this share of a chunk's rows on, the chunk is read whole and its checksum is checked."""
@@ -90,19 +90,7 @@ class ZarrBackend:
 
     def failures(self) -> tuple[Failure, ...]:
         """The samples in quarantine at the last extraction."""
-        path = quarantine_file(self.path)
-        try:
-            content = path.read_bytes()
-            listed = json.loads(content)["failures"]
-            failures = tuple(Failure(**failure) for failure in listed)
-            intact = quarantine_document(listed) == content
-        except FileNotFoundError:
-            return ()
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreCorruptError(f"{path} cannot be read: {error!r}", remedy="featcache verify --repair") from error
-        if not intact:
-            raise StoreCorruptError(f"{path} fails its checksum", remedy="featcache verify --repair")
-        return failures
+        return read_quarantine(self.path)
 
     def read(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of an array, in the order asked for; rows may repeat.
@@ -145,6 +133,29 @@ class ZarrBackend:
         if name not in self._layouts:
             self._layouts[name] = read_layout(self.path, name)
         return self._layouts[name]
+
+
+def read_quarantine(store: Path) -> tuple[Failure, ...]:
+    """The samples in quarantine at the last extraction.
+
+    Raises
+    ------
+    StoreCorruptError
+        If the list is damaged.
+    """
+    path = quarantine_file(store)
+    try:
+        content = path.read_bytes()
+        listed = json.loads(content)["failures"]
+        failures = tuple(Failure(**failure) for failure in listed)
+        intact = quarantine_document(listed) == content
+    except FileNotFoundError:
+        return ()
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreCorruptError(f"{path} cannot be read: {error!r}", remedy="featcache verify --repair") from error
+    if not intact:
+        raise StoreCorruptError(f"{path} fails its checksum", remedy="featcache verify --repair")
+    return failures
 
 
 def quarantine_file(store: Path) -> Path:

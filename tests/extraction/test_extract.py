@@ -17,6 +17,7 @@ from PIL import Image
 
 import featcache
 from featcache.errors import ConfigurationError, UnknownNameError
+from featcache.extraction import why
 from featcache.imaging import to_tensor
 from featcache.models import load_encoder, locate_weights, resolve_model
 from featcache.records import Progress
@@ -329,3 +330,37 @@ def test_one_name_for_two_datasets_is_a_clash(image_folder: WriteImages, tmp_pat
     with pytest.raises(ConfigurationError, match="--name"):
         featcache.extract("pixels", "folder", root=second, dataset_name="study")
     assert featcache.extract("pixels", "folder", root=first, dataset_name="study").computed == 0
+
+
+def test_the_key_follows_the_tensors_and_not_the_file_format(image_folder: WriteImages, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    root = image_folder(1)
+    torch.manual_seed(0)
+    tensors = timm.create_model("resnet10t", pretrained=False).state_dict()
+    save_file(tensors, tmp_path / "one.safetensors")
+    torch.save(dict(reversed(tensors.items())), tmp_path / "two.pth")
+    name = next(name for name in tensors if name.endswith("conv1.weight"))
+    save_file(tensors | {name: tensors[name] + 1e-3}, tmp_path / "other.safetensors")
+    reports = [
+        featcache.extract("timm:resnet10t", "folder", root=root, weights=tmp_path / file, image_size=32)
+        for file in ("one.safetensors", "two.pth", "other.safetensors")
+    ]
+    assert [report.computed for report in reports] == [6, 0, 6]
+    assert reports[0].store == reports[1].store != reports[2].store
+
+
+def test_a_bumped_decoder_or_preprocessing_version_is_another_key(
+    image_folder: WriteImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_folder(1)
+    first = featcache.extract("pixels", "folder", root=root)
+    monkeypatch.setitem(featcache.imaging.DECODER_VERSIONS, "raster", 99)
+    other = featcache.extract("pixels", "folder", root=root)
+    assert (other.computed, other.store == first.store) == (6, False)
+    found = why("pixels", "folder", root=root)
+    assert found.nearest == first.store
+    assert found.differences == ("decoders.raster: 99, there 1",)
+    monkeypatch.setitem(featcache.imaging.DECODER_VERSIONS, "nifti", 99)  # not used by this dataset
+    assert featcache.extract("pixels", "folder", root=root).computed == 0
