@@ -21,17 +21,21 @@ from featcache.metrics.bootstrap import bootstrap, bootstrap_classes, bootstrap_
 from featcache.metrics.calibration import brier, ece
 from featcache.metrics.catalog import DEFAULT_METRICS, METRICS, PROBABILITY_METRICS, Metric, per_class, select_metrics
 from featcache.metrics.classification import accuracy, balanced_accuracy, f1, mcc, sensitivity, specificity
+from featcache.metrics.comparison import Comparison, adjust, compare, compare_classes, compare_many, holm
+from featcache.metrics.delong import delong
 from featcache.metrics.inputs import undefined_classes
 from featcache.metrics.ranking import auroc, average_precision, sensitivity_at_specificity
 from featcache.metrics.resampling import resample_weights
 from featcache.metrics.thresholds import choose_thresholds
 
 __all__ = [
+    "Comparison",
     "DEFAULT_METRICS",
     "METRICS",
     "Metric",
     "PROBABILITY_METRICS",
     "accuracy",
+    "adjust",
     "auroc",
     "average_precision",
     "balanced_accuracy",
@@ -40,8 +44,13 @@ __all__ = [
     "bootstrap_many",
     "brier",
     "choose_thresholds",
+    "compare",
+    "compare_classes",
+    "compare_many",
+    "delong",
     "ece",
     "f1",
+    "holm",
     "mcc",
     "per_class",
     "resample_weights",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ProbeError
-from featcache.metrics.curves import WORTH_COMPILING
+from featcache.metrics.curves import worth_compiling
 from featcache.metrics.inputs import Average, Floats, check_arrays, check_average, check_probabilities
 from featcache.metrics.weighted import Scorer, Weights, averaged, ratio, result
 
@@ -195,17 +195,16 @@ class _BinMeans:
 
     def sums(self, w: Weights) -> tuple[Floats, Floats]:
         """(bins, B) sums of the weighted values, and of the weights."""
-        if len(self._rows) * w.count >= WORTH_COMPILING:
+        if worth_compiling(len(self._rows) * w.count):
             from featcache.metrics import compiled
 
             out = np.zeros((self._count, 2, w.tiles.shape[1]))
             compiled.bin_sums(w.tiles, self._rows, self._bins, self._values, out)
             return out[:, 0, : w.count], out[:, 1, : w.count]
+        entries = w.floats[self._rows]
         out = np.zeros((self._count, 2, w.count))
-        if len(self._rows):
-            present, first = np.unique(self._bins, return_index=True)
-            for k in range(2):
-                out[present, k] = np.add.reduceat(w.floats[self._rows] * self._values[:, k, None], first)
+        for k, b in np.ndindex(2, w.count):
+            out[:, k, b] = np.bincount(self._bins, self._values[:, k] * entries[:, b], self._count)
         return out[:, 0], out[:, 1]
 
 

@@ -60,7 +60,7 @@ def pair_sums(w: NDArray[Any], rows: NDArray[Any], codes: NDArray[Any], out: NDA
 
 @_compile
 def precision_sums(w: NDArray[Any], rows: NDArray[Any], codes: NDArray[Any], out: NDArray[Any]) -> None:
-    """Sums of precision over positives into ``out`` (2, B), and the positives.
+    """Sums of precision over positives into ``out`` (3, B), and the positives and negatives.
 
     In the order of descending scores and, among equal ones, negatives first: code 0 is a negative, 1 a positive,
     2 the last positive of its score.
@@ -85,19 +85,23 @@ def precision_sums(w: NDArray[Any], rows: NDArray[Any], codes: NDArray[Any], out
                         level[b] = 0.0
         out[0, start : start + _TILE] = total
         out[1, start : start + _TILE] = true
+        out[2, start : start + _TILE] = false
 
 
 @_compile
-def sensitivity_sums(
-    w: NDArray[Any], rows: NDArray[Any], codes: NDArray[Any], limit: NDArray[Any], out: NDArray[Any]
-) -> None:
-    """Most positives above a cut with at most ``limit`` (B,) negatives above it, into ``out`` (2, B), and all.
+def sensitivity_sums(w: NDArray[Any], rows: NDArray[Any], codes: NDArray[Any], share: float, out: NDArray[Any]) -> None:
+    """Most positives above a cut with at most this share of the negatives above it, into ``out`` (3, B).
 
-    Entries as in :func:`precision_sums`.
+    The other two rows are the positives and the negatives; entries as in :func:`precision_sums`.
     """
     for start in range(0, w.shape[1], _TILE):
-        true, false, best = np.zeros(_TILE), np.zeros(_TILE), np.zeros(_TILE)
-        most = limit[start : start + _TILE]
+        true, false, best, limit = np.zeros(_TILE), np.zeros(_TILE), np.zeros(_TILE), np.zeros(_TILE)
+        for i in range(len(rows)):
+            if codes[i] == 0:
+                x = w[rows[i], start : start + _TILE]
+                for b in range(_TILE):
+                    limit[b] += x[b]
+        limit *= share
         for i in range(len(rows)):
             x = w[rows[i], start : start + _TILE]
             code = codes[i]
@@ -109,9 +113,10 @@ def sensitivity_sums(
                     true[b] += x[b]
                 if code == 2:
                     for b in range(_TILE):
-                        best[b] = true[b] if false[b] <= most[b] else best[b]
+                        best[b] = true[b] if false[b] <= limit[b] else best[b]
         out[0, start : start + _TILE] = best
         out[1, start : start + _TILE] = true
+        out[2, start : start + _TILE] = false
 
 
 @_compile

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,12 +13,19 @@ from numpy.typing import NDArray
 from featcache.metrics.inputs import Floats
 from featcache.metrics.weighted import Weights, ratio
 
-__all__ = ["WORTH_COMPILING", "Curve", "curves_of", "pooled_curve"]
+__all__ = ["Curve", "curves_of", "pooled_curve", "worth_compiling"]
 
-# Entries times resamples from which the compiled loops repay loading them; below, numpy does the same sums.
-WORTH_COMPILING = 2**22
+# Entries times resamples from which the compiled loops repay loading them, and from which they are faster once
+# they are loaded. Below, numpy forms the same sums in the same order: results do not differ by a bit.
+_WORTH_LOADING, _WORTH_CALLING = 2**22, 2**12
 # Slack of a specificity: 0.9 of 10 negatives is 9, whatever the last bit of 0.9 says.
 _SLACK = 1e-9
+
+
+def worth_compiling(steps: int) -> bool:
+    """Whether this many entries times resamples are for the compiled loops."""
+    loaded = "featcache.metrics.compiled" in sys.modules
+    return steps >= (_WORTH_CALLING if loaded else _WORTH_LOADING)
 
 
 class _Program(NamedTuple):
@@ -49,12 +58,10 @@ class Curve:
         """(B,) area under the ROC curve; NaN without a positive or without a negative."""
         if not self.defined:
             return np.full(w.count, np.nan)
-        if self._large(w):
+        if worth_compiling(len(self._rows) * w.count):
             from featcache.metrics import compiled
 
-            out = np.zeros((3, w.tiles.shape[1]))
-            compiled.pair_sums(w.tiles, *self._ascending, out)
-            won, positives, negatives = out[:, : w.count]
+            won, positives, negatives = _run(compiled.pair_sums, w, *self._ascending)
             return ratio(won, positives * negatives)
         positives, negatives = self._levels(w)
         upto = np.cumsum(negatives, axis=0)
@@ -65,17 +72,14 @@ class Curve:
         """(B,) average precision; NaN without a positive or without a negative."""
         if not self.defined:
             return np.full(w.count, np.nan)
-        if self._large(w):
+        if worth_compiling(len(self._rows) * w.count):
             from featcache.metrics import compiled
 
-            out = np.zeros((2, w.tiles.shape[1]))
-            compiled.precision_sums(w.tiles, *self._descending, out)
-            negatives = self._negatives(w)
-            total, positives = out[:, : w.count]
+            total, positives, negatives = _run(compiled.precision_sums, w, *self._descending)
         else:
-            level, against = (part[::-1] for part in self._levels(w))
-            true, false = np.cumsum(level, axis=0), np.cumsum(against, axis=0)
-            total = (level * np.nan_to_num(ratio(true, true + false))).sum(axis=0)
+            level, true, false = self._cuts(w)
+            # A running sum adds in the order of the compiled loop.
+            total = np.cumsum(level * np.nan_to_num(ratio(true, true + false)), axis=0)[-1]
             positives, negatives = true[-1], false[-1]
         return np.where(negatives > 0, ratio(total, positives), np.nan)
 
@@ -83,24 +87,16 @@ class Curve:
         """(B,) highest sensitivity of a cut with at least this specificity; NaN where either is undefined."""
         if not self.defined:
             return np.full(w.count, np.nan)
-        negatives = self._negatives(w)
-        limit = negatives * (1 - specificity + _SLACK)
-        if self._large(w):
+        share = 1 - specificity + _SLACK
+        if worth_compiling(len(self._rows) * w.count):
             from featcache.metrics import compiled
 
-            out = np.zeros((2, w.tiles.shape[1]))
-            padded = np.zeros(w.tiles.shape[1])
-            padded[: w.count] = limit
-            compiled.sensitivity_sums(w.tiles, *self._descending, padded, out)
-            best, positives = out[:, : w.count]
+            best, positives, negatives = _run(compiled.sensitivity_sums, w, *self._descending, share)
         else:
-            level, against = (part[::-1] for part in self._levels(w))
-            true, false = np.cumsum(level, axis=0), np.cumsum(against, axis=0)
-            best, positives = np.where(false <= limit, true, 0.0).max(axis=0), true[-1]
+            _, true, false = self._cuts(w)
+            positives, negatives = true[-1], false[-1]
+            best = np.where(false <= share * negatives, true, 0.0).max(axis=0)
         return np.where(negatives > 0, ratio(best, positives), np.nan)
-
-    def _large(self, w: Weights) -> bool:
-        return len(self._rows) * w.count >= WORTH_COMPILING
 
     def _levels(self, w: Weights) -> tuple[Floats, Floats]:
         """(levels, B) weights of the positives and of the negatives at each distinct score, ascending."""
@@ -108,11 +104,10 @@ class Curve:
         positive = entries * self._positive[:, None]
         return np.add.reduceat(positive, self._first), np.add.reduceat(entries - positive, self._first)
 
-    def _negatives(self, w: Weights) -> Floats:
-        """(B,) weight of the negatives."""
-        count = np.bincount(self._rows[~self._positive], minlength=len(w.floats)).astype(np.float64)
-        total: Floats = count @ w.floats
-        return total
+    def _cuts(self, w: Weights) -> tuple[Floats, Floats, Floats]:
+        """(levels, B), descending: the positives at each distinct score, and both kinds at it or above."""
+        positives, negatives = (part[::-1] for part in self._levels(w))
+        return positives, np.cumsum(positives, axis=0), np.cumsum(negatives, axis=0)
 
     @cached_property
     def _level_of(self) -> NDArray[np.int64]:
@@ -159,3 +154,10 @@ def pooled_curve(truth: NDArray[Any], score: Floats) -> Curve:
     member = truth if truth.ndim == 2 else (truth[:, None] == np.arange(score.shape[1])).astype(np.float64)
     rows, columns = np.nonzero(~np.isnan(member))
     return Curve(member[rows, columns] == 1, score[rows, columns], rows)
+
+
+def _run(loop: Callable[..., None], w: Weights, *arguments: Any) -> Floats:
+    """(3, B) results of a compiled loop."""
+    out = np.zeros((3, w.tiles.shape[1]))
+    loop(w.tiles, *arguments, out)
+    return out[:, : w.count]
