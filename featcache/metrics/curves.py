@@ -36,7 +36,7 @@ class _Program(NamedTuple):
 
 
 class Curve:
-    """The entries of one ranking.
+    """The entries of one ranking. ``fast`` is the way to its sums: by the compiled loops, or by numpy.
 
     Parameters
     ----------
@@ -52,13 +52,14 @@ class Curve:
         order = np.argsort(score, kind="stable")
         self._rows, self._positive, ordered = rows[order], positive[order], score[order]
         self._first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)])
+        self.entries = len(order)
         self.defined = bool(positive.any() and not positive.all())
 
-    def area(self, w: Weights) -> Floats:
+    def area(self, w: Weights, *, fast: bool) -> Floats:
         """(B,) area under the ROC curve; NaN without a positive or without a negative."""
         if not self.defined:
             return np.full(w.count, np.nan)
-        if worth_compiling(len(self._rows) * w.count):
+        if fast:
             from featcache.metrics import compiled
 
             won, positives, negatives = _run(compiled.pair_sums, w, *self._ascending)
@@ -68,11 +69,11 @@ class Curve:
         won = (positives * (2 * upto - negatives)).sum(axis=0)
         return ratio(won, 2 * positives.sum(axis=0) * upto[-1])
 
-    def precision(self, w: Weights) -> Floats:
+    def precision(self, w: Weights, *, fast: bool) -> Floats:
         """(B,) average precision; NaN without a positive or without a negative."""
         if not self.defined:
             return np.full(w.count, np.nan)
-        if worth_compiling(len(self._rows) * w.count):
+        if fast:
             from featcache.metrics import compiled
 
             total, positives, negatives = _run(compiled.precision_sums, w, *self._descending)
@@ -83,12 +84,12 @@ class Curve:
             positives, negatives = true[-1], false[-1]
         return np.where(negatives > 0, ratio(total, positives), np.nan)
 
-    def sensitivity(self, w: Weights, specificity: float) -> Floats:
+    def sensitivity(self, w: Weights, specificity: float, *, fast: bool) -> Floats:
         """(B,) highest sensitivity of a cut with at least this specificity; NaN where either is undefined."""
         if not self.defined:
             return np.full(w.count, np.nan)
         share = 1 - specificity + _SLACK
-        if worth_compiling(len(self._rows) * w.count):
+        if fast:
             from featcache.metrics import compiled
 
             best, positives, negatives = _run(compiled.sensitivity_sums, w, *self._descending, share)

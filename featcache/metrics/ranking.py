@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ProbeError
-from featcache.metrics.curves import Curve, curves_of, pooled_curve
+from featcache.metrics.curves import Curve, curves_of, pooled_curve, worth_compiling
 from featcache.metrics.inputs import Average, Floats, check_arrays, check_average
 from featcache.metrics.weighted import Scorer, Weights, averaged, result, sums
 
@@ -196,14 +195,18 @@ def sensitivity_at_specificity_scorer(
         y_true,
         y_score,
         average,
-        lambda curve, w: curve.sensitivity(w, specificity),
+        lambda curve, w, *, fast: curve.sensitivity(w, specificity, fast=fast),
         "sensitivity_at_specificity",
     )
 
 
-def _scorer(
-    y_true: ArrayLike, y_score: ArrayLike, average: str, of: Callable[[Curve, Weights], Floats], metric: str
-) -> Scorer:
+class _Reading(Protocol):
+    """One number of a curve for each resample."""
+
+    def __call__(self, curve: Curve, /, w: Weights, *, fast: bool) -> Floats: ...
+
+
+def _scorer(y_true: ArrayLike, y_score: ArrayLike, average: str, of: _Reading, metric: str) -> Scorer:
     check_average(average, _AVERAGES, metric)
     truth, score = check_arrays(y_true, y_score)
     if truth.ndim == 1 and score.shape[1] == 1:
@@ -212,13 +215,18 @@ def _scorer(
             remedy="Give (n, 2) scores, or a multi-label y_true of shape (n, 1).",
         )
     two = truth.ndim == 1 and score.shape[1] == 2 and average != "none"
-    if average == "micro" and not two:
-        pooled = pooled_curve(truth, score)
-        return lambda w: of(pooled, w)
-    curves = curves_of(truth, score, [1] if two else None)
+    pooled = average == "micro" and not two
+    curves = [pooled_curve(truth, score)] if pooled else curves_of(truth, score, [1] if two else None)
     positive = _positives(truth, score.shape[1])
     positive = positive[:, 1:] if two else positive
-    return lambda w: averaged(np.stack([of(curve, w) for curve in curves]), average, lambda: sums(positive, w))
+    entries = sum(curve.entries for curve in curves)
+
+    def read(w: Weights) -> Floats:
+        fast = worth_compiling(entries * w.count)
+        values = np.stack([of(curve, w, fast=fast) for curve in curves])
+        return averaged(values, average, lambda: sums(positive, w))
+
+    return read
 
 
 def _positives(truth: NDArray[Any], count: int) -> NDArray[np.bool_]:

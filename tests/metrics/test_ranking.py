@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from featcache.errors import ProbeError
 from featcache.metrics import auroc, average_precision, per_class, sensitivity_at_specificity
-from featcache.metrics import curves as curves_module
+from featcache.metrics import ranking as ranking_module
 from tests.metrics.samples import multi_label, single_label
 
 PEERS = {auroc: roc_auc_score, average_precision: average_precision_score}
@@ -20,7 +20,7 @@ PEERS = {auroc: roc_auc_score, average_precision: average_precision_score}
 @pytest.fixture(params=["numpy", "compiled"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to the same sums."""
-    monkeypatch.setattr(curves_module, "worth_compiling", lambda steps: request.param == "compiled")
+    monkeypatch.setattr(ranking_module, "worth_compiling", lambda steps: request.param == "compiled")
     return str(request.param)
 
 
@@ -100,9 +100,9 @@ def test_a_specificity_that_is_met_exactly_is_met(path: str) -> None:
 def test_compiled_loops_give_the_bits_of_numpy(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     y, score = multi_label(500)
     weights = np.random.default_rng(1).poisson(1.0, (100, len(y)))
-    monkeypatch.setattr(curves_module, "worth_compiling", lambda steps: False)
+    monkeypatch.setattr(ranking_module, "worth_compiling", lambda steps: False)
     expected = per_class(metric, y, score, weights)
-    monkeypatch.setattr(curves_module, "worth_compiling", lambda steps: True)
+    monkeypatch.setattr(ranking_module, "worth_compiling", lambda steps: True)
     np.testing.assert_array_equal(per_class(metric, y, score, weights), expected)
     np.testing.assert_array_equal(per_class(metric, y, score, weights[:1]), expected[:, :1])
 
