@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ProbeError
-from featcache.metrics.curves import worth_compiling
+from featcache.metrics.entries import EntrySums
 from featcache.metrics.inputs import Average, Floats, check_arrays, check_average, check_probabilities
 from featcache.metrics.weighted import Scorer, Weights, averaged, ratio, result
 
@@ -130,14 +130,14 @@ def brier_scorer(y_true: ArrayLike, y_score: ArrayLike, *, average: str = "macro
     if truth.ndim == 1 and average != "none":
         error = ((score - (truth[:, None] == np.arange(score.shape[1]))) ** 2).sum(axis=1)
         error = error if score.shape[1] > 2 else (score[:, -1] - (truth == score.shape[1] - 1)) ** 2
-        means = _BinMeans(np.arange(len(truth)), np.zeros(len(truth), dtype=np.int64), error, 1)
+        errors = EntrySums(np.arange(len(truth)), np.zeros(len(truth), dtype=np.int64), 1, _with_ones(error))
     else:
         columns = np.zeros_like(entries.columns) if average == "micro" else entries.columns
         error = (entries.probability - entries.truth) ** 2
-        means = _BinMeans(entries.rows, columns, error, 1 if average == "micro" else score.shape[1])
+        errors = EntrySums(entries.rows, columns, 1 if average == "micro" else score.shape[1], _with_ones(error))
 
     def mean(w: Weights) -> Floats:
-        total, weight = means.sums(w)
+        total, weight = errors(w).transpose(1, 0, 2)
         return averaged(ratio(total, weight), average, lambda: weight)
 
     return mean
@@ -160,10 +160,10 @@ def ece_scorer(y_true: ArrayLike, y_score: ArrayLike, *, bins: int = 15, average
         entries, count = entries._replace(columns=np.zeros_like(entries.columns)), 1
     inner_edges = np.arange(1, bins) / bins
     number = entries.columns * bins + np.searchsorted(inner_edges, entries.probability, side="left")
-    means = _BinMeans(entries.rows, number, entries.probability - entries.truth, count * bins)
+    gaps = EntrySums(entries.rows, number, count * bins, _with_ones(entries.probability - entries.truth))
 
     def error(w: Weights) -> Floats:
-        gap, weight = (part.reshape(count, bins, -1).sum(axis=1) for part in map(_absolute, means.sums(w)))
+        gap, weight = np.abs(gaps(w)).reshape(count, bins, 2, w.count).sum(axis=1).transpose(1, 0, 2)
         return averaged(ratio(gap, weight), average, lambda: weight)
 
     return error
@@ -185,29 +185,6 @@ def _entries(truth: NDArray[Any], score: Floats) -> _Entries:
     return _Entries(rows, columns, score[rows, columns], member[rows, columns])
 
 
-class _BinMeans:
-    """Weighted sums of values by bin, in a fixed order of the rows, whatever the number of threads."""
-
-    def __init__(self, rows: NDArray[np.int64], bins: NDArray[np.int64], values: Floats, count: int) -> None:
-        order = np.argsort(bins, kind="stable")
-        self._rows, self._bins, self._count = rows[order], bins[order], count
-        self._values = np.stack([values[order], np.ones(len(order))], axis=1)
-
-    def sums(self, w: Weights) -> tuple[Floats, Floats]:
-        """(bins, B) sums of the weighted values, and of the weights."""
-        if worth_compiling(len(self._rows) * w.count):
-            from featcache.metrics import compiled
-
-            out = np.zeros((self._count, 2, w.tiles.shape[1]))
-            compiled.bin_sums(w.tiles, self._rows, self._bins, self._values, out)
-            return out[:, 0, : w.count], out[:, 1, : w.count]
-        entries = w.floats[self._rows]
-        out = np.zeros((self._count, 2, w.count))
-        for k, b in np.ndindex(2, w.count):
-            out[:, k, b] = np.bincount(self._bins, self._values[:, k] * entries[:, b], self._count)
-        return out[:, 0], out[:, 1]
-
-
-def _absolute(values: Floats) -> Floats:
-    magnitude: Floats = np.abs(values)
-    return magnitude
+def _with_ones(values: Floats) -> Floats:
+    """(m, 2) the values, and a one for the weight of each."""
+    return np.stack([values, np.ones(len(values))], axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,19 +12,10 @@ from numpy.typing import NDArray
 from featcache.metrics.inputs import Floats
 from featcache.metrics.weighted import Weights, ratio
 
-__all__ = ["Curve", "curves_of", "pooled_curve", "worth_compiling"]
+__all__ = ["Curve", "curves_of", "pooled_curve"]
 
-# Entries times resamples from which the compiled loops repay loading them, and from which they are faster once
-# they are loaded. Below, numpy forms the same sums in the same order: results do not differ by a bit.
-_WORTH_LOADING, _WORTH_CALLING = 2**22, 2**12
 # Slack of a specificity: 0.9 of 10 negatives is 9, whatever the last bit of 0.9 says.
 _SLACK = 1e-9
-
-
-def worth_compiling(steps: int) -> bool:
-    """Whether this many entries times resamples are for the compiled loops."""
-    loaded = "featcache.metrics.compiled" in sys.modules
-    return steps >= (_WORTH_CALLING if loaded else _WORTH_LOADING)
 
 
 class _Program(NamedTuple):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from featcache.errors import ProbeError
+from featcache.metrics.entries import EntrySums
 from featcache.metrics.inputs import Floats, check_arrays, check_average, check_thresholds
-from featcache.metrics.weighted import Scorer, Weights, averaged, ratio, sums
+from featcache.metrics.weighted import Scorer, Weights, averaged, ratio
 
 __all__ = [
     "accuracy_scorer",
@@ -41,26 +41,27 @@ class _Decisions:
 
     def __init__(self, y_true: ArrayLike, y_score: ArrayLike, thresholds: ArrayLike | None) -> None:
         truth, score = check_arrays(y_true, y_score)
-        self.multilabel = truth.ndim == 2
-        limits = check_thresholds(truth, score.shape[1], thresholds)
+        self.multilabel, self._count = truth.ndim == 2, score.shape[1]
+        limits = check_thresholds(truth, self._count, thresholds)
         if self.multilabel:
-            usable = ~np.isnan(limits)
-            self.positive, self.negative = (truth == 1) & usable, (truth == 0) & usable
-            self.predicted = score > limits
+            rows, columns = np.nonzero(~np.isnan(truth) & ~np.isnan(limits))
+            # Cells of a label: found, missed, false alarm, rightly not predicted.
+            cell = 2 * (truth[rows, columns] == 0) + (score > limits)[rows, columns]
+            self._sums = EntrySums(rows, columns * 4 + np.array([1, 0, 3, 2])[cell], 4 * self._count)
         else:
-            columns = np.arange(score.shape[1])
-            self.positive = truth[:, None] == columns
-            self.negative = ~self.positive
-            self.predicted = score.argmax(axis=1)[:, None] == columns
-
-    @cached_property
-    def _columns(self) -> NDArray[np.bool_]:
-        hits, alarms = self.positive & self.predicted, self.negative & self.predicted
-        return np.concatenate([self.positive, self.negative, hits, alarms], axis=1)
+            predicted, every = score.argmax(axis=1), np.arange(len(truth))
+            wrong = np.flatnonzero(predicted != truth)
+            rows = np.concatenate([every, wrong])
+            # A row is found or missed in its class; if missed, it is a false alarm of another.
+            cells = np.concatenate([4 * truth + (predicted != truth), 4 * predicted[wrong] + 2])
+            self._sums = EntrySums(rows, cells, 4 * self._count)
 
     def counts(self, w: Weights) -> _Counts:
         """The confusion counts of every column."""
-        return _Counts(*np.split(sums(self._columns, w), 4))
+        found, missed, alarms, rest = self._sums(w).reshape(self._count, 4, w.count).transpose(1, 0, 2)
+        positives = found + missed
+        negatives = alarms + rest if self.multilabel else positives.sum(axis=0) - positives
+        return _Counts(positives, negatives, found, alarms)
 
 
 def accuracy_scorer(

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ProbeError
-from featcache.metrics.curves import Curve, curves_of, pooled_curve, worth_compiling
+from featcache.metrics.curves import Curve, curves_of, pooled_curve
+from featcache.metrics.entries import EntrySums
 from featcache.metrics.inputs import Average, Floats, check_arrays, check_average
-from featcache.metrics.weighted import Scorer, Weights, averaged, result, sums
+from featcache.metrics.weighted import Scorer, Weights, averaged, result, worth_compiling
 
 __all__ = ["auroc", "average_precision", "sensitivity_at_specificity"]
 
@@ -217,19 +218,21 @@ def _scorer(y_true: ArrayLike, y_score: ArrayLike, average: str, of: _Reading, m
     two = truth.ndim == 1 and score.shape[1] == 2 and average != "none"
     pooled = average == "micro" and not two
     curves = [pooled_curve(truth, score)] if pooled else curves_of(truth, score, [1] if two else None)
-    positive = _positives(truth, score.shape[1])
-    positive = positive[:, 1:] if two else positive
+    support = _support(truth, score.shape[1])
     entries = sum(curve.entries for curve in curves)
 
     def read(w: Weights) -> Floats:
         fast = worth_compiling(entries * w.count)
         values = np.stack([of(curve, w, fast=fast) for curve in curves])
-        return averaged(values, average, lambda: sums(positive, w))
+        # Of two classes the mean has one value, whatever its weight.
+        return averaged(values, "macro" if two else average, lambda: support(w)[:, 0])
 
     return read
 
 
-def _positives(truth: NDArray[Any], count: int) -> NDArray[np.bool_]:
-    """(n, C) members of each class, or positives of each label."""
-    member: NDArray[np.bool_] = truth == 1 if truth.ndim == 2 else truth[:, None] == np.arange(count)
-    return member
+def _support(truth: NDArray[Any], count: int) -> EntrySums:
+    """The weight of each class's members, or of each label's positives."""
+    if truth.ndim == 1:
+        return EntrySums(np.arange(len(truth)), truth, count)
+    rows, columns = np.nonzero(truth == 1)
+    return EntrySums(rows, columns, count)

@@ -7,6 +7,7 @@ after another.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -17,10 +18,21 @@ from numpy.typing import ArrayLike, NDArray
 from featcache.errors import ProbeError
 from featcache.metrics.inputs import Floats
 
-__all__ = ["Scorer", "Weights", "averaged", "defined_mean", "ratio", "result", "sums"]
+__all__ = ["Scorer", "Weights", "averaged", "defined_mean", "ratio", "result", "worth_compiling"]
 
 TILE = 64
 """Resamples that the compiled loops score at a time."""
+
+
+# Entries times resamples from which the compiled loops repay loading them, and from which they are faster once
+# they are loaded. Below, numpy forms the same sums in the same order: results do not differ by a bit.
+_WORTH_LOADING, _WORTH_CALLING = 2**22, 2**12
+
+
+def worth_compiling(steps: int) -> bool:
+    """Whether this many entries times resamples are for the compiled loops."""
+    loaded = "featcache.metrics.compiled" in sys.modules
+    return steps >= (_WORTH_CALLING if loaded else _WORTH_LOADING)
 
 
 class Weights:
@@ -71,12 +83,6 @@ class Weights:
 
 Scorer: TypeAlias = Callable[[Weights], Floats]
 """Weights of B resamples to (B,) values, or to the (C, B) values of every class."""
-
-
-def sums(member: NDArray[np.bool_], w: Weights) -> Floats:
-    """(C, B) total weight of the members of each column of an (n, C) mask; exact for whole numbers."""
-    total: Floats = member.T.astype(np.float64) @ w.floats
-    return total
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:

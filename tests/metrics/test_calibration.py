@@ -11,7 +11,7 @@ from sklearn.metrics import brier_score_loss
 
 from featcache.errors import ProbeError
 from featcache.metrics import bootstrap, brier, ece, per_class
-from featcache.metrics import calibration as calibration_module
+from featcache.metrics import entries as entries_module
 from tests.metrics.samples import multi_label, probabilities, single_label
 
 
@@ -69,9 +69,9 @@ def test_calibration_error_equals_its_definition(bins: int) -> None:
 def test_compiled_sums_give_the_bits_of_numpy(metric: Any, average: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     y, p = multi_label(400)
     weights = np.random.default_rng(1).poisson(1.0, (100, len(y)))
-    monkeypatch.setattr(calibration_module, "worth_compiling", lambda steps: False)
+    monkeypatch.setattr(entries_module, "worth_compiling", lambda steps: False)
     expected = metric(y, p, weights, average=average)
-    monkeypatch.setattr(calibration_module, "worth_compiling", lambda steps: True)
+    monkeypatch.setattr(entries_module, "worth_compiling", lambda steps: True)
     np.testing.assert_array_equal(metric(y, p, weights, average=average), expected)
 
 
