@@ -67,13 +67,13 @@ class Comparison:
             return f"The difference in {self.metric} cannot be tested: {values}."
         adjusted = " (Holm)" if self.p_adjusted is not None else ""
         found = (
-            f"{values} ({self.level:.0%} CI {self.difference.low:.4f} to {self.difference.high:.4f}), "
+            f"{values} ({100 * self.level:g} % CI {self.difference.low:.4f} to {self.difference.high:.4f}), "
             f"p = {self._decisive:.2g}{adjusted}."
-        ).replace("% CI", " % CI")
+        )
         if not self.shown:
             return f"No difference in {self.metric} shown: {found}"
         higher, lower = (first, second) if self.difference.value > 0 else (second, first)
-        return f"{higher} has the higher {self.metric} than {lower}: {found}"
+        return f"{higher} has a higher {self.metric} than {lower}: {found}"
 
     @property
     def _decisive(self) -> float:

@@ -26,6 +26,8 @@ weighted by the number of positives; undefined ones are left out."""
 
 # Probabilities that were stored as float16 or float32 sum to one only about.
 _SUM_TOLERANCE = 1e-3
+# Sums of vote shares exceed one by rounding.
+_RANGE_TOLERANCE = 1e-6
 
 
 def check_arrays(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], Floats]:
@@ -87,9 +89,9 @@ def check_average(average: str, allowed: tuple[str, ...], metric: str) -> None:
 def check_probabilities(truth: NDArray[Any], score: Floats, metric: str) -> None:
     """Refuse scores that are no probabilities: outside [0, 1], or of exclusive classes and not of sum 1.
 
-    Sums may be off by 0.001, which covers float16.
+    Sums may be off by 0.001, which covers float16, and the range by a millionth, which covers rounding.
     """
-    if score.min() < 0 or score.max() > 1:
+    if score.min() < -_RANGE_TOLERANCE or score.max() > 1 + _RANGE_TOLERANCE:
         raise ProbeError(
             f"{metric} needs probabilities, y_score reaches from {score.min():g} to {score.max():g}",
             remedy="Score with probabilities, not with margins or distances, or leave this metric out.",

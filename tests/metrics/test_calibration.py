@@ -101,3 +101,9 @@ def test_scores_that_are_no_probabilities_are_refused(metric: Any, y: Any, score
 def test_no_bin_is_refused() -> None:
     with pytest.raises(ProbeError, match="at least one bin"):
         ece([[0]], [[0.5]], bins=0)
+
+
+@pytest.mark.parametrize("metric", [brier, ece])
+def test_rounding_is_no_reason_to_refuse(metric: Any) -> None:
+    assert metric([1, 1], [[-1e-9, 1 + 1e-9], [1e-4, 0.9998]]) == pytest.approx(0.0, abs=1e-3)
+    assert metric([[1]], [[np.nextafter(1, 2)]]) == pytest.approx(0.0, abs=1e-12)

@@ -82,8 +82,8 @@ def test_a_true_difference_is_shown_and_swapping_turns_its_sign() -> None:
     assert (swapped.difference.low, swapped.difference.high) == pytest.approx(
         (-found.difference.high, -found.difference.low), abs=1e-12
     )
-    assert found.sentence("a", "b").startswith("a has the higher auroc than b: a 0.")
-    assert swapped.sentence("b", "a").startswith("a has the higher auroc than b: b 0.")
+    assert found.sentence("a", "b").startswith("a has a higher auroc than b: a 0.")
+    assert swapped.sentence("b", "a").startswith("a has a higher auroc than b: b 0.")
 
 
 def test_equal_scores_show_no_difference() -> None:

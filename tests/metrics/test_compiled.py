@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import featcache
 from featcache.metrics import compiled
 from featcache.metrics.weighted import TILE, Weights
 
@@ -40,6 +42,25 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     one, two = (run(dict.fromkeys(names, count)) for count in ("1", "2"))
     assert one == two
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cache folder of the user is found by XDG_CACHE_HOME")
+def test_a_package_folder_that_cannot_be_written_keeps_its_code_with_the_user(tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "featcache"
+    shutil.copytree(Path(featcache.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "metrics" / "__pycache__").write_text("a file where the folder would be")  # also stops root
+    code = "from featcache.metrics import compiled as c; print(c.__file__); print(c.pair_sums.stats.cache_path)"
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"},
+        "PYTHONPATH": str(package.parent),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    command = [sys.executable, "-B", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    module, kept = (Path(line) for line in done.stdout.split())
+    assert module.is_relative_to(package)
+    assert kept.is_relative_to(tmp_path / "cache")
 
 
 def test_a_function_that_cannot_be_kept_is_compiled_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
