@@ -1,26 +1,62 @@
-"""Metrics of arrays, and their confidence intervals over patients."""
+"""Metrics of arrays, their confidence intervals over patients, and comparisons of two sets of scores.
+
+=====================================  ===========  ==========  =============================
+metric                                 needs        per class   averages
+=====================================  ===========  ==========  =============================
+auroc, average_precision               a ranking    yes         macro, micro, weighted
+sensitivity_at_specificity             a ranking    yes         macro, micro, weighted
+accuracy, mcc                          a decision   labels      macro, micro (of labels)
+f1, sensitivity                        a decision   yes         macro, micro, weighted
+specificity                            a decision   yes         macro, micro
+balanced_accuracy                      a decision   yes         macro
+brier, ece                             probability  yes         macro, micro (of labels)
+=====================================  ===========  ==========  =============================
+
+A decision of a multi-label task needs thresholds: 0.5, or those that ``choose_thresholds`` found on val.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from featcache.metrics.bootstrap import Metric, bootstrap, bootstrap_many, resample_weights
-from featcache.metrics.classification import accuracy, auroc, balanced_accuracy, undefined_classes
+from featcache.metrics.bootstrap import bootstrap, bootstrap_classes, bootstrap_many
+from featcache.metrics.calibration import brier, ece
+from featcache.metrics.catalog import DEFAULT_METRICS, METRICS, PROBABILITY_METRICS, Metric, per_class, select_metrics
+from featcache.metrics.classification import accuracy, balanced_accuracy, f1, mcc, sensitivity, specificity
+from featcache.metrics.comparison import Comparison, adjust, compare, compare_classes, compare_many, holm
+from featcache.metrics.delong import delong
+from featcache.metrics.inputs import undefined_classes
+from featcache.metrics.ranking import auroc, average_precision, sensitivity_at_specificity
+from featcache.metrics.resampling import resample_weights
+from featcache.metrics.thresholds import choose_thresholds
 
 __all__ = [
+    "Comparison",
+    "DEFAULT_METRICS",
     "METRICS",
     "Metric",
+    "PROBABILITY_METRICS",
     "accuracy",
+    "adjust",
     "auroc",
+    "average_precision",
     "balanced_accuracy",
     "bootstrap",
+    "bootstrap_classes",
     "bootstrap_many",
+    "brier",
+    "choose_thresholds",
+    "compare",
+    "compare_classes",
+    "compare_many",
+    "delong",
+    "ece",
+    "f1",
+    "holm",
+    "mcc",
+    "per_class",
     "resample_weights",
+    "select_metrics",
+    "sensitivity",
+    "sensitivity_at_specificity",
+    "specificity",
     "undefined_classes",
 ]
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {"accuracy": accuracy, "auroc": auroc, "balanced_accuracy": balanced_accuracy}
-)
-"""The metrics that a probe reports, by the name users give them."""

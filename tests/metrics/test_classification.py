@@ -7,25 +7,30 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    matthews_corrcoef,
+    recall_score,
+    roc_auc_score,
+)
 
 from featcache.errors import ProbeError
-from featcache.metrics import METRICS, accuracy, auroc, balanced_accuracy, undefined_classes
-
-
-def single_label(n: int = 300, classes: int = 4, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, classes, n)
-    scores = rng.random((n, classes)) + 0.4 * np.eye(classes)[y]
-    return y, np.round(scores, 1)  # many ties
-
-
-def multi_label(n: int = 300, labels: int = 5, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
-    rng = np.random.default_rng(seed)
-    y = (rng.random((n, labels)) < 0.3).astype(float)
-    scores = np.round(0.3 * y + 0.7 * rng.random((n, labels)), 1)
-    y[rng.random((n, labels)) < 0.2] = np.nan
-    return y, scores
+from featcache.metrics import (
+    METRICS,
+    PROBABILITY_METRICS,
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    f1,
+    mcc,
+    per_class,
+    sensitivity,
+    specificity,
+    undefined_classes,
+)
+from tests.metrics.samples import multi_label, probabilities, single_label
 
 
 def reference_auroc(y: NDArray[Any], score: NDArray[Any]) -> float:
@@ -62,6 +67,8 @@ def test_multi_label_metrics_equal_scikit_learn_on_the_known_rows() -> None:
 @pytest.mark.parametrize("data", [single_label(60), single_label(60, 2), multi_label(60, 3)])
 def test_weights_give_what_repeated_rows_give(name: str, data: tuple[NDArray[Any], NDArray[Any]]) -> None:
     y, score = data
+    if name in PROBABILITY_METRICS and y.ndim == 1:
+        score = probabilities(score)
     weights = np.random.default_rng(1).poisson(1.0, (20, len(y)))
     weights[0] = 0
     weights[0, :3] = 1  # classes are missing in this one
@@ -134,3 +141,86 @@ def test_bad_weights_are_refused(weights: Any) -> None:
 def test_auroc_of_one_column_needs_a_label_matrix() -> None:
     with pytest.raises(ProbeError, match="two classes"):
         auroc([0, 0], [[0.1], [0.2]])
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+def test_f1_and_recall_of_classes_equal_scikit_learn(classes: int, average: Any) -> None:
+    y, score = single_label(classes=classes)
+    predicted = score.argmax(axis=1)
+    assert f1(y, score, average=average) == pytest.approx(f1_score(y, predicted, average=average), abs=1e-14)
+    expected = recall_score(y, predicted, average=average)
+    assert sensitivity(y, score, average=average) == pytest.approx(expected, abs=1e-14)
+    np.testing.assert_allclose(per_class(f1, y, score), f1_score(y, predicted, average=None), atol=1e-14)
+    np.testing.assert_allclose(per_class(sensitivity, y, score), recall_score(y, predicted, average=None), atol=1e-14)
+    np.testing.assert_allclose(
+        per_class(balanced_accuracy, y, score), recall_score(y, predicted, average=None), atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_mcc_of_classes_equals_scikit_learn(classes: int) -> None:
+    y, score = single_label(classes=classes)
+    predicted = score.argmax(axis=1)
+    assert mcc(y, score) == pytest.approx(matthews_corrcoef(y, predicted), abs=1e-14)
+    expected = [matthews_corrcoef(y == c, predicted == c) for c in range(classes)]
+    np.testing.assert_allclose(per_class(mcc, y, score), expected, atol=1e-14)
+
+
+def test_multi_label_decisions_with_thresholds_equal_scikit_learn() -> None:
+    y, score = multi_label()
+    thresholds = np.array([0.2, 0.35, 0.4, 0.6, 0.7])
+    known = [~np.isnan(column) for column in y.T]
+    parts = [(y[k, j], score[k, j] > thresholds[j]) for j, k in enumerate(known)]
+    pooled = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    references = {
+        f1: f1_score,
+        mcc: matthews_corrcoef,
+        sensitivity: recall_score,
+        specificity: lambda truth, predicted: recall_score(1 - truth, ~predicted),
+        accuracy: accuracy_score,
+        balanced_accuracy: balanced_accuracy_score,
+    }
+    for metric, reference in references.items():
+        expected = [reference(*part) for part in parts]
+        np.testing.assert_allclose(per_class(metric, y, score, thresholds=thresholds), expected, atol=1e-14)
+        assert metric(y, score, thresholds=thresholds) == pytest.approx(np.mean(expected), abs=1e-14)
+        if metric is not balanced_accuracy:
+            micro = metric(y, score, thresholds=thresholds, average="micro")
+            assert micro == pytest.approx(reference(*pooled), abs=1e-14)
+    weights = [truth.sum() for truth, _ in parts]
+    expected_weighted = np.average([f1_score(*part) for part in parts], weights=weights)
+    assert f1(y, score, thresholds=thresholds, average="weighted") == pytest.approx(expected_weighted, abs=1e-14)
+
+
+def test_labels_that_cannot_be_scored_are_undefined_not_zero() -> None:
+    y = np.array([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
+    score = np.array([[0.9, 0.9, 0.9, 0.9], [0.1, 0.1, 0.1, 0.1]])
+    thresholds = [0.5, 0.5, 0.5, np.nan]  # no positive; no negative; no threshold
+    nan = np.nan
+    np.testing.assert_array_equal(per_class(f1, y, score, thresholds=thresholds), [1, nan, 2 / 3, nan])
+    np.testing.assert_array_equal(per_class(mcc, y, score, thresholds=thresholds), [1, nan, nan, nan])
+    np.testing.assert_array_equal(per_class(sensitivity, y, score, thresholds=thresholds), [1, nan, 0.5, nan])
+    np.testing.assert_array_equal(per_class(specificity, y, score, thresholds=thresholds), [1, 0.5, nan, nan])
+    np.testing.assert_array_equal(per_class(accuracy, y, score, thresholds=thresholds), [1, 0.5, 0.5, nan])
+    assert f1(y, score, thresholds=thresholds) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_positives_of_which_none_is_found_score_zero() -> None:
+    y, score = [[1.0], [0.0]], [[0.1], [0.2]]
+    assert f1(y, score) == 0.0
+    assert mcc(y, score) == 0.0
+
+
+def test_thresholds_of_the_wrong_kind_are_refused() -> None:
+    with pytest.raises(ProbeError, match="multi-label"):
+        f1([0, 1], [[0.1, 0.9], [0.5, 0.5]], thresholds=[0.5, 0.5])
+    with pytest.raises(ProbeError, match="2 labels"):
+        f1([[0, 1]], [[0.1, 0.9]], thresholds=[0.5, 0.5, 0.5])
+
+
+def test_an_average_without_a_meaning_is_refused() -> None:
+    with pytest.raises(ProbeError, match="no average 'weighted'"):
+        mcc([0, 1], [[0.1, 0.9], [0.5, 0.5]], average="weighted")
+    with pytest.raises(ProbeError, match="no value for each class"):
+        per_class(accuracy, [0, 1], [[0.1, 0.9], [0.5, 0.5]])
