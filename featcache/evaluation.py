@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, ProbeError
-from featcache.metrics import METRICS, bootstrap_many, undefined_classes
+from featcache.metrics import bootstrap_many, select_metrics, undefined_classes
 from featcache.probes import PROBES
 from featcache.records import Estimate, ProbeRun, Result, Task
 from featcache.registry import load_dotted
@@ -237,4 +237,4 @@ def _fit_and_score(
 def _metrics(
     y: NDArray[Any], scores: NDArray[np.float64], groups: NDArray[np.int64] | None, n: int, seed: int
 ) -> Mapping[str, Estimate]:
-    return bootstrap_many(METRICS, y, scores, groups=groups, n=n, seed=seed)
+    return bootstrap_many(select_metrics(), y, scores, groups=groups, n=n, seed=seed)
