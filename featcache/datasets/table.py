@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name, sample_table
+from featcache.datasets.label_files import read_table
 from featcache.datasets.splits import normalized_split, seeded_split
 from featcache.errors import DatasetError
 from featcache.records import Task
@@ -61,7 +62,7 @@ def load(
     """
     root = root.absolute()
     file = _find(root, table)
-    frame = _read(file)
+    frame = read_table(file)
     labels = tuple(label_columns) or (("label",) if "label" in frame.columns else ())
     paths = _relative(_column(frame, path_column, file).astype("str"), root, file)
     patient = _optional(frame, patient_column, "patient", file)
@@ -114,24 +115,6 @@ def _find(root: Path, table: Path | str | None) -> Path:
             remedy="Pass --table FILE.",
         )
     return found[0]
-
-
-def _read(file: Path) -> pd.DataFrame:
-    try:
-        if file.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(file)
-        else:
-            # All as text: guessed types turn the class None into a missing label and patient 0100 into 100.
-            frame = pd.read_csv(
-                file, encoding="utf-8-sig", skipinitialspace=True, dtype="str", keep_default_na=False, na_values=[""]
-            )
-    except (ValueError, OSError) as error:
-        raise DatasetError(f"table {file} cannot be read: {error}") from error
-    frame = frame.reset_index(drop=True)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if frame.empty:
-        raise DatasetError(f"table {file} has no rows")
-    return frame
 
 
 def _column(frame: pd.DataFrame, name: str, file: Path) -> pd.Series[str]:
