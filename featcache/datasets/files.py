@@ -12,7 +12,7 @@ import pandas as pd
 
 from featcache.errors import DatasetError
 
-__all__ = ["Tree", "left_out_notes", "natural_key", "posix", "shown", "walk"]
+__all__ = ["Tree", "base_names", "left_out_notes", "natural_key", "posix", "shown", "walk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Tree:
         >>> Tree(Path("/"), ("a.PNG", "b.txt"), (), 0).ending(".png")
         ['a.PNG']
         """
-        return [path for path in self.files if path.lower().endswith(extensions)]
+        return [path for path in self.files if path.endswith(extensions) or path.lower().endswith(extensions)]
 
     def find(self, names: pd.Series[str], *extensions: str) -> tuple[pd.Series[str], int]:
         """Where files with these names lie, whatever their folder and the case of their letters.
@@ -58,12 +58,17 @@ class Tree:
         places: dict[str, str] = {}
         doubled: set[str] = set()
         for path in self.ending(*extensions):
-            name = path[path.rfind("/") + 1 :].lower()
+            name = path[path.rfind("/") + 1 :]
             if places.setdefault(name, path) != path:
                 doubled.add(name)
-        wanted = names.str.lower()
-        found = pd.Series([places.get(name) for name in wanted.tolist()], index=names.index, dtype="str")
-        return found, len(doubled.intersection(wanted.tolist())) if doubled else 0
+        wanted = names.tolist()
+        found = [places.get(name) for name in wanted]
+        if None in found:
+            lower = {name.lower(): path for name, path in reversed(places.items())}
+            found = [
+                lower.get(name.lower()) if path is None else path for name, path in zip(wanted, found, strict=True)
+            ]
+        return pd.Series(found, index=names.index, dtype="str"), len(doubled.intersection(wanted)) if doubled else 0
 
 
 def walk(root: Path) -> Tree:
@@ -123,6 +128,13 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 def posix(path: str) -> str:
     """A path of a label file with ``/``, also where it was written on Windows."""
     return PureWindowsPath(path).as_posix() if "\\" in path else path
+
+
+def base_names(paths: pd.Series[str]) -> pd.Series[str]:
+    """The last parts of paths, whatever system they were written on."""
+    if not paths.str.contains(r"[/\\]").any():
+        return paths
+    return pd.Series([posix(path).rsplit("/", 1)[-1] for path in paths.tolist()], index=paths.index, dtype="str")
 
 
 def shown(items: Iterable[str], limit: int = 3) -> str:

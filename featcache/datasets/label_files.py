@@ -92,7 +92,7 @@ def unique_rows(frame: pd.DataFrame, key: str, file: Path) -> tuple[pd.DataFrame
     missing = frame[key].isna()
     if missing.any():
         raise DatasetError(
-            f"table {file}: {int(missing.sum())} rows have no {key!r}, the first is row {int(missing.idxmax()) + 1}",
+            f"table {file}: {int(missing.sum())} rows have no {key!r}, first row {missing.tolist().index(True) + 1}",
             remedy="Fill it in, or delete those rows.",
         )
     if not frame[key].duplicated().any():
@@ -116,10 +116,12 @@ def read_list(file: Path) -> list[str]:
         If it cannot be read or a name occurs twice.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"list {file} cannot be read: {error}", remedy="Copy it again from its source.") from error
-    names = [posix(line.strip()).rsplit("/", 1)[-1] for line in lines if line.strip()]
+    names = [name for line in text.splitlines() if (name := line.strip())]
+    if "/" in text or "\\" in text:
+        names = [posix(name).rsplit("/", 1)[-1] for name in names]
     if len(set(names)) < len(names):
         repeated = pd.Series(names, dtype="str")
         first = repeated[repeated.duplicated()].tolist()
