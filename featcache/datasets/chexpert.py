@@ -105,7 +105,8 @@ def load(
     prefix = base.relative_to(root).as_posix() + "/" if base != root else ""
     patient = frame["path"].str.extract(r"(patient\d+)/")[0].astype("str")
     samples = sample_table(frame["path"], prefix + frame["path"], split=frame["split"], patient=patient)
-    samples[list(wanted)] = mapped.apply(lambda column: pd.to_numeric(column).astype("Int64"))
+    for name in wanted:
+        samples[name] = pd.to_numeric(mapped[name]).astype("Int64")
     classes: tuple[str, ...] = wanted
     if uncertain_label:
         samples[UNCERTAIN] = unsure.astype("Int64")

@@ -18,7 +18,7 @@ from featcache.records import Task
 
 __all__ = ["CLASSES", "load"]
 
-_ORGANS = [
+_ORGANS = (
     "bladder",
     "femur-left",
     "femur-right",
@@ -30,7 +30,7 @@ _ORGANS = [
     "lung-right",
     "pancreas",
     "spleen",
-]
+)
 CLASSES: dict[str, tuple[str, ...]] = {
     "bloodmnist": (
         "basophil",
@@ -69,9 +69,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "vascular lesions",
     ),
     "octmnist": ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
-    "organamnist": tuple(_ORGANS),
-    "organcmnist": tuple(_ORGANS),
-    "organsmnist": tuple(_ORGANS),
+    "organamnist": _ORGANS,
+    "organcmnist": _ORGANS,
+    "organsmnist": _ORGANS,
     "pathmnist": (
         "adipose",
         "background",
@@ -169,7 +169,7 @@ def _arrays(path: Path) -> list[tuple[str, NDArray[np.int64], int]]:
                     remedy="Expected the arrays of a MedMNIST file.",
                 )
             shapes = {split: _shape(archive, f"{split}_images.npy") for split in SPLITS}
-            labels = {split: np.atleast_2d(arrays[f"{split}_labels"].astype(np.int64)) for split in SPLITS}
+            labels = {split: _two_dimensional(arrays[f"{split}_labels"]) for split in SPLITS}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DatasetError(f"{path} cannot be read: {error}", remedy="Download it again.") from error
     for split, shape in shapes.items():
@@ -183,6 +183,10 @@ def _arrays(path: Path) -> list[tuple[str, NDArray[np.int64], int]]:
                 f"{path}: {shape[0]} {split} images and {len(labels[split])} labels", remedy="Download it again."
             )
     return [(split, labels[split], shapes[split][0]) for split in SPLITS]
+
+
+def _two_dimensional(labels: NDArray[Any]) -> NDArray[np.int64]:
+    return labels.astype(np.int64).reshape(len(labels), -1)
 
 
 def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:

@@ -153,10 +153,10 @@ def _with_split(
     volumes: list[Volume], facts: pd.DataFrame, labels: tuple[str, ...], seed: int
 ) -> tuple[list[Volume], SplitOrigin, tuple[str, ...]]:
     if "patient" in facts:
-        of: dict[str, Any] = facts["patient"].dropna().to_dict()
+        of: dict[Any, Any] = facts["patient"].dropna().to_dict()
         volumes = [replace(volume, patient=of.get(volume.name, volume.patient)) for volume in volumes]
     if "split" in facts:
-        given: dict[str, Any] = facts["split"].dropna().to_dict()
+        given: dict[Any, Any] = facts["split"].dropna().to_dict()
         return (
             [
                 replace(volume, split=normalized_split(given[volume.name]) if volume.name in given else None)
