@@ -112,7 +112,7 @@ def _find(root: Path, table: Path | str | None) -> Path:
     if len(found) != 1:
         raise DatasetError(
             f"dataset 'table': {root} has {len(found)} CSV or Parquet files, expected one",
-            remedy="Pass --table FILE.",
+            remedy="Pass --table FILE. Expected a column of image paths in it.",
         )
     return found[0]
 
