@@ -81,6 +81,18 @@ DATASETS: Registry[DatasetSpec] = Registry(
             expected={"samples": {"train": 191_027, "val": 202, "test": 518}},
         ),
         DatasetSpec(
+            name="dicom",
+            summary="a tree of DICOM files: series as slices, single images, frames; patient ids are hashed",
+            modality="any",
+            task_types=("binary", "multiclass"),
+            licence="yours",
+            citation="",
+            layout="ROOT/…/*.dcm (or without extension), labels by --table with a column series, patient or path",
+            needs_root=True,
+            loader="featcache.datasets.dicom:load",
+            hashes_patients=True,
+        ),
+        DatasetSpec(
             name="folder",
             summary="a folder of images, one subfolder a class",
             modality="any 2D",
