@@ -173,7 +173,7 @@ def _arrays(path: Path) -> list[tuple[str, NDArray[np.int64], int]]:
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DatasetError(f"{path} cannot be read: {error}", remedy="Download it again.") from error
     for split, shape in shapes.items():
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (3, 4)):
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
             raise DatasetError(
                 f"{path}: {split}_images has the shape {shape}",
                 remedy="Expected (n, H, W) or (n, H, W, 3): volumes of MedMNIST 3D are not read.",
