@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import pytest
 
 from featcache.datasets import DATASETS
 from tests.datasets.contract import DatasetContract
-from tests.datasets.miniatures import brain_tumor, chexpert, medmnist, nih, sars_cov_2, tuberculosis, volumes
+from tests.datasets.miniatures import brain_tumor, chexpert, dicom, medmnist, nih, sars_cov_2, tuberculosis, volumes
 from tests.datasets.miniatures.files import write_lines, write_png
 
 
@@ -48,6 +49,20 @@ class TestChexpert(DatasetContract):
 
     def make(self, root: Path) -> Path:
         return chexpert.make(root)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("featcache.imaging.series") is None, reason="featcache.imaging.series is not there yet"
+)
+class TestDicom(DatasetContract):
+    name = "dicom"
+    counts = (18, 5, 10)
+
+    def make(self, root: Path) -> Path:
+        for patient in range(1, 7):
+            split = ("train", "train", "val", "train", "test", "test")[patient - 1]
+            dicom.make_patient(root / split, patient)
+        return root
 
 
 class TestFolder(DatasetContract):

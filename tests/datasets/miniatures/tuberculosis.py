@@ -8,9 +8,9 @@ from tests.datasets.miniatures.files import write_lines, write_mask, write_png
 
 
 def make_montgomery(root: Path, *, images: int = 12) -> Path:
-    """12 images, every third with tuberculosis, a mask for each lung."""
+    """12 images, every fourth with tuberculosis, a mask for each lung."""
     for number in range(1, images + 1):
-        name = f"MCUCXR_{number:04}_{int(number % 3 == 0)}"
+        name = f"MCUCXR_{number:04}_{int(number % 4 == 0)}"
         write_png(root / "CXR_png" / f"{name}.png")
         write_mask(root / "ManualMask" / "leftMask" / f"{name}.png")
         write_mask(root / "ManualMask" / "rightMask" / f"{name}.png")
