@@ -127,9 +127,9 @@ def _split(
         }
         both, unknown = set(test) & set(learn), set(of) - set(names)
         if both or unknown:
-            what = "are in both lists" if both else f"are in the lists of {root} and not in the label table"
+            what = "are in both lists" if both else "are in the lists and not in the label table"
             raise DatasetError(
-                f"dataset 'nih': {len(both or unknown)} images {what}: {shown(sorted(both or unknown))}",
+                f"dataset 'nih' at {root}: {len(both or unknown)} images {what}: {shown(sorted(both or unknown))}",
                 remedy="Use the label table and the lists as the publisher ships them.",
             )
         split = pd.Series([of.get(name) for name in names.tolist()], dtype="str")

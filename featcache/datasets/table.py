@@ -17,7 +17,7 @@ from featcache.errors import DatasetError
 from featcache.records import Task
 from featcache.registry import nearest
 
-__all__ = ["load"]
+__all__ = ["load", "relative_paths"]
 
 
 def load(
@@ -64,7 +64,7 @@ def load(
     file = _find(root, table)
     frame = read_table(file)
     labels = tuple(label_columns) or (("label",) if "label" in frame.columns else ())
-    paths = _relative(_column(frame, path_column, file).astype("str"), root, file)
+    paths = relative_paths(_column(frame, path_column, file).astype("str"), root, file)
     patient = _optional(frame, patient_column, "patient", file)
     split = _optional(frame, split_column, "split", file)
     tasks = _tasks(frame, labels, file)
@@ -107,7 +107,7 @@ def _find(root: Path, table: Path | str | None) -> Path:
         for place in places:
             if place.is_file():
                 return place
-        raise DatasetError(f"dataset 'table': no file {table}, neither here nor below {root}")
+        raise DatasetError(f"dataset 'table': no file {table}, neither here nor below {root}", remedy="Check the name.")
     found = sorted([*root.glob("*.csv"), *root.glob("*.parquet")])
     if len(found) != 1:
         raise DatasetError(
@@ -139,7 +139,14 @@ def _optional(frame: pd.DataFrame, name: str, default: str, file: Path) -> pd.Se
     return column.astype("str")
 
 
-def _relative(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[str]:
+def relative_paths(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[str]:
+    """Paths of a table as they are below the root, with ``/``.
+
+    Raises
+    ------
+    DatasetError
+        If one is missing or leads out of the root.
+    """
     missing = np.flatnonzero(paths.isna().to_numpy() | (paths == "nan").to_numpy())
     if len(missing):
         raise DatasetError(f"table {file}: {len(missing)} rows have no path, the first is row {missing[0] + 1}")

@@ -41,9 +41,10 @@ from typing import Any, get_args
 import pandas as pd
 
 from featcache.datasets.base import Dataset, checked_name
-from featcache.datasets.files import posix, shown
+from featcache.datasets.files import shown
 from featcache.datasets.splits import split_from_file
 from featcache.datasets.table import load as load_table
+from featcache.datasets.table import relative_paths
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.records import Task, TaskType
 from featcache.registry import nearest
@@ -100,7 +101,8 @@ def load_manifest(file: Path, *, root: Path | str | None = None) -> Dataset:
     )
     samples = dataset.samples
     for column in masks:
-        samples[column] = pd.Series([None if pd.isna(path) else posix(path) for path in samples[column]], dtype="str")
+        given = samples[column].dropna().astype("str")
+        samples[column] = relative_paths(given, folder, file).set_axis(given.index).reindex(samples.index)
     if masks and "mask_selector" not in samples:
         samples["mask_selector"] = ""
     tasks = tuple(_completed(task, samples, file) for task in tasks)
