@@ -28,9 +28,9 @@ class DatasetContract:
         """Write the miniature and return the root to load."""
         raise NotImplementedError
 
-    @pytest.fixture
-    def root(self, tmp_path: Path) -> Path:
-        return self.make(tmp_path / "data")
+    @pytest.fixture(scope="class")
+    def root(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return self.make(tmp_path_factory.mktemp("miniature") / "data")
 
     @pytest.fixture
     def dataset(self, root: Path) -> Dataset:
