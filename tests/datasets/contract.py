@@ -29,8 +29,9 @@ class DatasetContract:
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def root(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return self.make(tmp_path_factory.mktemp("miniature") / "data")
+    @classmethod
+    def root(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return cls().make(tmp_path_factory.mktemp("miniature") / "data")
 
     @pytest.fixture
     def dataset(self, root: Path) -> Dataset:

@@ -62,12 +62,12 @@ def test_rows_whose_files_are_gone_are_missing(tmp_path: Path) -> None:
 def test_empty_files_are_found_without_decoding_and_others_with(tmp_path: Path) -> None:
     root = tuberculosis.make_montgomery(tmp_path)
     (root / "CXR_png" / "MCUCXR_0002_0.png").write_bytes(b"")
-    (root / "CXR_png" / "MCUCXR_0004_0.png").write_bytes(b"<!DOCTYPE html>")
+    (root / "CXR_png" / "MCUCXR_0005_0.png").write_bytes(b"<!DOCTYPE html>")
     quick = check_dataset("montgomery", root)
     assert [failure.path for failure in quick.unreadable] == ["CXR_png/MCUCXR_0002_0.png"]
     seen: list[tuple[int, int]] = []
     thorough = check_dataset("montgomery", root, decode=True, progress=lambda *done: seen.append(done))
-    assert {failure.path[-8:] for failure in thorough.unreadable} == {"02_0.png", "04_0.png"}
+    assert {failure.path[-8:] for failure in thorough.unreadable} == {"02_0.png", "05_0.png"}
     assert all(failure.remedy for failure in thorough.unreadable)
     assert seen[-1] == (35, 35)  # 12 images and 24 masks, without the empty one
 
