@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,27 +74,28 @@ def load_dataset(
 
 
 def _loaded(name: str, root: Path | str | None, home: Path | str | None, options: dict[str, Any]) -> Dataset:
-    if name.lower().endswith(".toml"):
-        from featcache.datasets.toml_manifest import load_manifest
-
-        return load_manifest(Path(name), root=root, **options)
     if ".py:" in name:
         from featcache.datasets.python_file import load_python
 
         return load_python(name, root=root, **options)
-    from featcache.datasets.catalog import DATASETS
+    loader: Callable[..., Dataset]
+    if name.lower().endswith(".toml"):
+        from featcache.datasets.toml_manifest import load_manifest
 
-    spec = DATASETS[name]
-    found = dataset_root(spec, root)
-    if spec.hashes_patients:
-        options = {**options, "home": home}
+        loader = partial(load_manifest, Path(name), root=root)
+    else:
+        from featcache.datasets.catalog import DATASETS
+
+        spec = DATASETS[name]
+        loader = partial(load_dotted(spec.loader), root=dataset_root(spec, root))
+        if spec.hashes_patients:
+            options = {**options, "home": home}
     try:
-        dataset: Dataset = load_dotted(spec.loader)(root=found, **options)
+        return loader(**options)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise ConfigurationError(f"dataset {name!r} does not take these options: {error}") from error
-    return dataset
 
 
 def _straddling_note(dataset: Dataset, allowed: bool) -> str | None:

@@ -224,6 +224,11 @@ def test_a_mask_outside_the_root_is_refused(described: Path, tmp_path: Path) -> 
         load_dataset(str(described))
 
 
+def test_an_option_that_belongs_into_the_manifest_is_refused(described: Path) -> None:
+    with pytest.raises(ConfigurationError, match="label_columns"):
+        load_dataset(str(described), label_columns=("finding",))
+
+
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no manifest"):
         load_dataset(str(tmp_path / "none.toml"))
