@@ -43,6 +43,9 @@ class Selector:
     """``(row, column, height, width)`` in pixels of the plane as it is displayed; None for all of it."""
     mirror: bool = False
     """Flip left to right after the crop."""
+    array: str | None = None
+    """Which array of a file that holds several: ``train_images`` of an ``.npz`` (``index`` is then its row),
+    ``tumorMask`` of a ``.mat``; None for the file's only or main one."""
 
     def to_text(self) -> str:
         """The canonical JSON: sorted, without defaults, ``""`` for the whole file. Part of the digest."""
@@ -95,11 +98,23 @@ class Task:
     type: TaskType
     """The kind of target."""
     columns: tuple[str, ...]
-    """Label columns of the samples table: one, or one per label for ``multilabel`` (0, 1 or missing)."""
+    """Label columns of the samples table: one, or one per label for ``multilabel`` (0, 1 or missing).
+
+    For ``segmentation`` they name files with the targets, relative to the root; the column ``mask_selector`` says
+    which part of them, as ``selector`` does for the image. One column with ``mask_values``: a label map. Otherwise
+    one binary mask a foreground class, in the order of ``classes[1:]``, anything but 0 being inside."""
     classes: tuple[str, ...]
-    """Class names in the order of the scores; for ``multilabel`` the columns' names."""
+    """Class names in the order of the scores; for ``multilabel`` the columns' names; for ``segmentation`` the
+    background first."""
     level: TaskLevel = "sample"
     """What one target belongs to."""
+    mask_values: tuple[int, ...] | None = None
+    """For ``segmentation`` from a label map: the value of each class, in the order of ``classes``. A pixel with a
+    value that is not listed belongs to no class."""
+
+    def __post_init__(self) -> None:
+        if self.mask_values is not None:  # a task that was read from JSON has a list
+            object.__setattr__(self, "mask_values", tuple(self.mask_values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
-from featcache.records import Selector
+from featcache.records import Selector, Task
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,7 @@ from featcache.records import Selector
         Selector("axial", 0),
         Selector("coronal", 7, (0, 0, 4, 4), mirror=True),
         Selector(crop=(1, 2, 3, 4)),
+        Selector(index=5, array="train_images"),
     ],
 )
 def test_a_selector_survives_its_text(selector: Selector) -> None:
@@ -26,3 +28,11 @@ def test_selector_texts_are_canonical_and_distinct() -> None:
     assert Selector().to_text() == ""
     assert json.loads(Selector("axial", 0).to_text()) == {"axis": "axial", "index": 0}
     assert len({Selector("axial", n, mirror=m).to_text() for n in range(3) for m in (True, False)}) == 6
+
+
+def test_a_task_that_was_json_is_the_same_task() -> None:
+    task = Task("organs", "segmentation", ("mask",), ("background", "liver"), mask_values=(0, 6))
+    fields = json.loads(json.dumps(asdict(task)))
+    again = Task(**{**fields, "columns": tuple(fields["columns"]), "classes": tuple(fields["classes"])})
+    assert again == task
+    assert hash(again) == hash(task)

@@ -3,7 +3,21 @@
 A dataset is a table of samples plus a few facts. It opens no image; labels never enter the feature cache.
 """
 
-from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, DatasetSpec, SplitOrigin, dataset_root, load_dataset
+from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, DatasetSpec, SplitOrigin
 from featcache.datasets.catalog import DATASETS
+from featcache.datasets.check import CountCheck, DatasetReport, check_dataset
+from featcache.datasets.loading import load_dataset
+from featcache.datasets.roots import dataset_root
 
-__all__ = ["DATASETS", "Dataset", "DatasetSpec", "SAMPLE_COLUMNS", "SplitOrigin", "dataset_root", "load_dataset"]
+__all__ = [
+    "CountCheck",
+    "DATASETS",
+    "Dataset",
+    "DatasetReport",
+    "DatasetSpec",
+    "SAMPLE_COLUMNS",
+    "SplitOrigin",
+    "check_dataset",
+    "dataset_root",
+    "load_dataset",
+]

@@ -1,26 +1,36 @@
-"""What a dataset is: ``Dataset`` (loaded), ``DatasetSpec`` (a registry row) and how one becomes the other."""
+"""What a dataset is: ``Dataset`` (loaded) and ``DatasetSpec`` (a registry row)."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tomllib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.records import Sample, Selector, Task
-from featcache.registry import load_dotted
 
-__all__ = ["SAMPLE_COLUMNS", "Dataset", "DatasetSpec", "dataset_root", "load_dataset"]
+__all__ = [
+    "SAMPLE_COLUMNS",
+    "Dataset",
+    "DatasetSpec",
+    "SplitOrigin",
+    "checked_name",
+    "generic_name",
+    "layout_error",
+    "refuse_invalid",
+    "sample_table",
+]
 
 SAMPLE_COLUMNS = ("id", "path", "selector", "patient", "volume", "axis", "index", "split")
 """The columns every samples table begins with; label columns follow."""
 
-SplitOrigin = Literal["official", "table", "folder", "seeded", "within-subject", "none"]
+SplitOrigin = Literal["official", "study", "table", "folder", "file", "seeded", "within-subject", "none"]
+"""``official``: the publisher's lists; ``study``: the rule of arXiv 2312.02366; ``table``, ``folder``: what the user's
+table or folders say; ``file``: a split file; ``seeded``: ours; ``within-subject``: one subject may be on both sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,14 @@ class DatasetSpec:
     """Whether the user must say where the files are."""
     loader: str
     """``"module:function"``; called with ``root`` and the dataset's own options, returns a Dataset."""
+    source: str = ""
+    """Where its publisher offers it: the page's name or address; empty for the generic datasets."""
+    expected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Published counts: unit (``samples``, ``patients``, ``volumes``, ``masks``) to split (or ``all``) to count, with
+    the options left at their defaults. ``check_dataset`` compares."""
+    hashes_patients: bool = False
+    """Whether its patient ids come from file headers and are hashed: the loader is called with ``home``, which
+    keeps the salt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,94 +81,15 @@ class Dataset:
     """Where the split comes from; ``within-subject`` allows one subject on both sides, and says so."""
     notes: tuple[str, ...] = ()
     """Sentences that every result on this dataset must carry."""
+    missing: tuple[str, ...] = ()
+    """Files that the publisher's lists name and that are not there: their rows are not in ``samples``."""
+    surplus: tuple[str, ...] = ()
+    """Image files below the root that no list names."""
 
     def sample(self, row: int) -> Sample:
         """The sample in a row of ``samples``."""
         record = self.samples.iloc[row]
         return Sample(record["id"], self.root / record["path"], Selector.from_text(record["selector"]))
-
-
-def load_dataset(name: str, *, root: Path | str | None = None, **options: Any) -> Dataset:
-    """Load a dataset's table of samples. Opens no image.
-
-    Parameters
-    ----------
-    name
-        A registry name: ``featcache datasets`` lists them.
-    root
-        The folder with its files; otherwise looked for as :func:`dataset_root` says.
-    **options
-        What the dataset's loader takes, for example ``table`` and ``label`` for ``table``; ``dataset_name``
-        (``--name``) names a generic dataset in the home.
-
-    Raises
-    ------
-    UnknownNameError
-        If no dataset has that name.
-    DatasetError
-        If the files are not there; the message shows the layout that is expected.
-    ConfigurationError
-        If the dataset does not take an option.
-    """
-    from featcache.datasets.catalog import DATASETS
-
-    spec = DATASETS[name]
-    chosen = options.pop("dataset_name", None)
-    found = dataset_root(spec, root)
-    try:
-        dataset: Dataset = load_dotted(spec.loader)(root=found, **options)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise ConfigurationError(f"dataset {name!r} does not take these options: {error}") from error
-    _check(dataset)
-    if chosen is not None:
-        return replace(dataset, name=checked_name(chosen))
-    return dataset
-
-
-def dataset_root(spec: DatasetSpec, root: Path | str | None = None) -> Path | None:
-    """Where a dataset's files lie.
-
-    Looked for in this order: ``root``; the table ``[roots]`` of ``featcache.toml`` in the working folder;
-    ``<FEATCACHE_DATA>/<name>`` for each folder in that variable. None for a dataset that needs no root.
-
-    Raises
-    ------
-    DatasetError
-        If a root is needed and none is found, or the one that was given is no folder.
-    """
-    places = [] if root is None else [Path(root)]
-    if root is None and spec.needs_root:
-        places = _configured_places(spec.name)
-    for place in places:
-        if place.is_dir():
-            return place.absolute()
-    if places or spec.needs_root:
-        tried = "".join(f"\n  {place}" for place in places) or " nothing (no --root, no FEATCACHE_DATA)"
-        raise DatasetError(
-            f"dataset {spec.name!r}: no folder with its files; tried{tried}",
-            remedy=f"Pass --root DIR, set FEATCACHE_DATA, or name it in featcache.toml. Expected: {spec.layout}",
-        )
-    return None
-
-
-def _configured_places(name: str) -> list[Path]:
-    places: list[Path] = []
-    config = Path("featcache.toml")
-    if config.is_file():
-        try:
-            roots = tomllib.loads(config.read_text(encoding="utf-8")).get("roots", {})
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(
-                f"featcache.toml is not valid TOML: {error}", remedy="Mend that line, or remove the file."
-            ) from error
-        if name in roots:
-            places.append(Path(roots[name]).expanduser())
-    for folder in os.environ.get("FEATCACHE_DATA", "").split(os.pathsep):
-        if folder:
-            places.append(Path(folder).expanduser() / name)
-    return places
 
 
 def sample_table(
@@ -173,6 +112,15 @@ def sample_table(
     )
 
 
+def layout_error(name: str, root: Path, found: str) -> DatasetError:
+    """The error for files that are not there: what was found, and the layout that is expected."""
+    from featcache.datasets.catalog import DATASETS
+
+    spec = DATASETS[name]
+    got = f" Get it from: {spec.source}." if spec.source else ""
+    return DatasetError(f"dataset {name!r} at {root}: {found}", remedy=f"Expected below the root: {spec.layout}.{got}")
+
+
 def generic_name(root: Path) -> str:
     """Name of a generic dataset in the home: its folder plus a hash of where it is."""
     digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:6]
@@ -193,7 +141,14 @@ def checked_name(name: str) -> str:
     return safe
 
 
-def _check(dataset: Dataset) -> None:
+def refuse_invalid(dataset: Dataset) -> None:
+    """Refuse a table without rows, without the columns that all tables have, or with repeated ids.
+
+    Raises
+    ------
+    DatasetError
+        That says which.
+    """
     samples = dataset.samples
     if len(samples) == 0:
         raise DatasetError(f"dataset {dataset.name!r} at {dataset.root} has no samples")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from featcache.datasets.base import Dataset, generic_name, sample_table
+from featcache.datasets.files import left_out_notes, walk
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
 from featcache.errors import DatasetError
 from featcache.imaging import decoder_of
@@ -35,10 +34,8 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
     DatasetError
         If there are no class folders, or no images in them.
     """
-    links: list[str] = []
-    listed = sorted(_files(root, links))
-    files = [path for path in listed if path.isprintable()]
-    images = [path for path in files if decoder_of(path) == "raster"]
+    tree = walk(root)
+    images = [path for path in tree.files if decoder_of(path) == "raster"]
     parts = [path.split("/") for path in images]
     has_splits = bool(images) and {normalized_split(first) for first in {part[0] for part in parts}} <= set(SPLITS)
     top = {part[0] for part in parts}
@@ -76,25 +73,9 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
         split_origin="folder" if has_splits else "none" if split.isna().all() else "seeded",
         notes=(
             *(() if has_splits else (_split_note(split, seed),)),
-            *_left_out_notes(len(files) - len(images), len(listed) - len(files), len(links)),
+            *left_out_notes(tree, foreign=len(tree.files) - len(images)),
         ),
     )
-
-
-def _refuse_unreadable(error: OSError) -> None:
-    raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
-
-
-def _files(root: Path, links: list[str]) -> Iterator[str]:
-    """Paths below the root with ``/``, hidden files and folders left out; links to folders go to ``links``."""
-    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        links += [name for name in subfolders if (Path(folder) / name).is_symlink()]
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else f"{relative}/"
-        for name in names:
-            if not name.startswith("."):
-                yield prefix + name
 
 
 def _split_note(split: pd.Series[str], seed: int) -> str:
@@ -104,14 +85,3 @@ def _split_note(split: pd.Series[str], seed: int) -> str:
         f"The folders give no split: 60/20/20 by image, stratified, seed {seed}. Without patient ids, "
         "images of one patient may be on both sides; use `table` with a patient column to prevent that."
     )
-
-
-def _left_out_notes(foreign: int, unprintable: int, links: int) -> tuple[str, ...]:
-    notes = []
-    if foreign:
-        notes.append(f"{foreign} files are no images by their extension and were left out.")
-    if unprintable:
-        notes.append(f"{unprintable} files were left out: their names are not valid text; rename them.")
-    if links:
-        notes.append(f"{links} links to folders were not followed; copy or mount what they point to.")
-    return tuple(notes)

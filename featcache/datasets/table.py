@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name, sample_table
+from featcache.datasets.label_files import read_table
 from featcache.datasets.splits import normalized_split, seeded_split
 from featcache.errors import DatasetError
 from featcache.records import Task
 from featcache.registry import nearest
 
-__all__ = ["load"]
+__all__ = ["load", "relative_paths"]
 
 
 def load(
@@ -61,9 +62,9 @@ def load(
     """
     root = root.absolute()
     file = _find(root, table)
-    frame = _read(file)
+    frame = read_table(file)
     labels = tuple(label_columns) or (("label",) if "label" in frame.columns else ())
-    paths = _relative(_column(frame, path_column, file).astype("str"), root, file)
+    paths = relative_paths(_column(frame, path_column, file).astype("str"), root, file)
     patient = _optional(frame, patient_column, "patient", file)
     split = _optional(frame, split_column, "split", file)
     tasks = _tasks(frame, labels, file)
@@ -106,32 +107,14 @@ def _find(root: Path, table: Path | str | None) -> Path:
         for place in places:
             if place.is_file():
                 return place
-        raise DatasetError(f"dataset 'table': no file {table}, neither here nor below {root}")
+        raise DatasetError(f"dataset 'table': no file {table}, neither here nor below {root}", remedy="Check the name.")
     found = sorted([*root.glob("*.csv"), *root.glob("*.parquet")])
     if len(found) != 1:
         raise DatasetError(
             f"dataset 'table': {root} has {len(found)} CSV or Parquet files, expected one",
-            remedy="Pass --table FILE.",
+            remedy="Pass --table FILE. Expected a column of image paths in it.",
         )
     return found[0]
-
-
-def _read(file: Path) -> pd.DataFrame:
-    try:
-        if file.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(file)
-        else:
-            # All as text: guessed types turn the class None into a missing label and patient 0100 into 100.
-            frame = pd.read_csv(
-                file, encoding="utf-8-sig", skipinitialspace=True, dtype="str", keep_default_na=False, na_values=[""]
-            )
-    except (ValueError, OSError) as error:
-        raise DatasetError(f"table {file} cannot be read: {error}") from error
-    frame = frame.reset_index(drop=True)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if frame.empty:
-        raise DatasetError(f"table {file} has no rows")
-    return frame
 
 
 def _column(frame: pd.DataFrame, name: str, file: Path) -> pd.Series[str]:
@@ -156,7 +139,14 @@ def _optional(frame: pd.DataFrame, name: str, default: str, file: Path) -> pd.Se
     return column.astype("str")
 
 
-def _relative(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[str]:
+def relative_paths(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[str]:
+    """Paths of a table as they are below the root, with ``/``.
+
+    Raises
+    ------
+    DatasetError
+        If one is missing or leads out of the root.
+    """
     missing = np.flatnonzero(paths.isna().to_numpy() | (paths == "nan").to_numpy())
     if len(missing):
         raise DatasetError(f"table {file}: {len(missing)} rows have no path, the first is row {missing[0] + 1}")

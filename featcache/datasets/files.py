@@ -1,0 +1,143 @@
+"""The files below a root, listed in one walk, and what is said about those that are left out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+import pandas as pd
+
+from featcache.errors import DatasetError
+
+__all__ = ["Tree", "base_names", "left_out_notes", "natural_key", "posix", "shown", "walk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What lies below a root."""
+
+    root: Path
+    """The folder."""
+    files: tuple[str, ...]
+    """Paths relative to the root with ``/``, sorted; hidden files and folders are left out."""
+    links: tuple[str, ...]
+    """Names of links to folders, which are not followed: they may lead in circles or out of the root."""
+    unprintable: int
+    """Files that were left out because their names are no text."""
+
+    def ending(self, *extensions: str) -> list[str]:
+        """Files with one of these extensions, in any case.
+
+        Examples
+        --------
+        >>> Tree(Path("/"), ("a.PNG", "b.txt"), (), 0).ending(".png")
+        ['a.PNG']
+        """
+        return [path for path in self.files if path.endswith(extensions) or path.lower().endswith(extensions)]
+
+    def find(self, names: pd.Series[str], *extensions: str) -> tuple[pd.Series[str], int]:
+        """Where files with these names lie, whatever their folder and the case of their letters.
+
+        Parameters
+        ----------
+        names
+            (n,) file names without folders.
+        *extensions
+            Only among files with these.
+
+        Returns
+        -------
+        paths
+            (n,) relative paths; missing where there is no such file.
+        doubled : int
+            How many of the names lie in more than one folder; the first path is taken.
+        """
+        places: dict[str, str] = {}
+        doubled: set[str] = set()
+        for path in self.ending(*extensions):
+            name = path[path.rfind("/") + 1 :]
+            if places.setdefault(name, path) != path:
+                doubled.add(name)
+        wanted = names.tolist()
+        found = [places.get(name) for name in wanted]
+        if None in found:
+            lower = {name.lower(): path for name, path in reversed(places.items())}
+            found = [
+                lower.get(name.lower()) if path is None else path for name, path in zip(wanted, found, strict=True)
+            ]
+        return pd.Series(found, index=names.index, dtype="str"), len(doubled.intersection(wanted)) if doubled else 0
+
+
+def walk(root: Path) -> Tree:
+    """List a folder and all below it: one system call a folder, none a file.
+
+    Raises
+    ------
+    DatasetError
+        If a folder cannot be read.
+    """
+    files: list[str] = []
+    links: list[str] = []
+    unprintable = 0
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
+        kept = [name for name in subfolders if not name.startswith(".")]
+        linked = [name for name in kept if os.path.islink(f"{folder}/{name}")]  # noqa: PTH114 - a Path a folder is slow
+        links += linked
+        subfolders[:] = [name for name in kept if name not in linked]
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if relative == "." else f"{relative}/"
+        printable = [name for name in names if name.isprintable()]
+        unprintable += len(names) - len(printable)
+        files += [prefix + name for name in printable if not name.startswith(".")]
+    return Tree(root, tuple(sorted(files)), tuple(sorted(links)), unprintable)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
+
+
+def left_out_notes(tree: Tree, *, foreign: int = 0, doubled: int = 0) -> tuple[str, ...]:
+    """Sentences on files that are not in the samples."""
+    notes = []
+    if foreign:
+        notes.append(f"{foreign} files are no images by their extension and were left out.")
+    if tree.unprintable:
+        notes.append(f"{tree.unprintable} files were left out: their names are not valid text; rename them.")
+    if tree.links:
+        notes.append(f"{len(tree.links)} links to folders were not followed; copy or mount what they point to.")
+    if doubled:
+        notes.append(f"{doubled} images lie in more than one folder; the first in alphabetical order was taken.")
+    return tuple(notes)
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key by which ``slice 9`` comes before ``slice 10``.
+
+    Examples
+    --------
+    >>> sorted(["10.png", "9.png"], key=natural_key)
+    ['9.png', '10.png']
+    """
+    parts = re.split(r"(\d+)", text)
+    return tuple((1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts if part)
+
+
+def posix(path: str) -> str:
+    """A path of a label file with ``/``, also where it was written on Windows."""
+    return PureWindowsPath(path).as_posix() if "\\" in path else path
+
+
+def base_names(paths: pd.Series[str]) -> pd.Series[str]:
+    """The last parts of paths, whatever system they were written on."""
+    if not paths.str.contains(r"[/\\]").any():
+        return paths
+    return pd.Series([posix(path).rsplit("/", 1)[-1] for path in paths.tolist()], index=paths.index, dtype="str")
+
+
+def shown(items: Iterable[str], limit: int = 3) -> str:
+    """The first few of many, for a message."""
+    listed = list(items)
+    return ", ".join(listed[:limit]) + (" …" if len(listed) > limit else "")
