@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import json_option
-from .render import print_json, print_table
+from .options import dataset_options, given, json_option
+from .render import print_json, print_notes, print_table
+
+if TYPE_CHECKING:
+    from featcache.datasets import DatasetReport
 
 
 @click.command()
@@ -28,10 +32,13 @@ def models(as_json: bool) -> None:
     click.echo("besides: hf:<hub id or local folder>, timm:<name> with --weights FILE")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @json_option
-def datasets(as_json: bool) -> None:
+@click.pass_context
+def datasets(context: click.Context, as_json: bool) -> None:
     """List the datasets that featcache knows by name, and where their files are on this machine."""
+    if context.invoked_subcommand is not None:
+        return
     from featcache.datasets import DATASETS
 
     rows = [{**asdict(row), "found": _found(row.name)} for row in DATASETS]
@@ -42,6 +49,54 @@ def datasets(as_json: bool) -> None:
     print_table(shown, ["name", "modality", "task_types", "found", "summary"])
     for row in rows:
         click.echo(f"{row['name']} expects: {row['layout']}")
+
+
+@datasets.command()
+@click.argument("name")
+@dataset_options
+@click.option(
+    "--decode", is_flag=True, help="Decode every file too; without it only names, sizes and headers are read."
+)
+@json_option
+def check(name: str, root: Path | None, decode: bool, as_json: bool, **options: Any) -> None:
+    """Compare a dataset's files with what its publisher ships. Exit code 1 if something is wrong.
+
+    \b
+      featcache datasets check nih --root /data/nih
+    """
+    from featcache.datasets import check_dataset
+
+    report = check_dataset(name, root, decode=decode, **given(**options))
+    if as_json:
+        print_json({**asdict(report), "ok": report.ok})
+    else:
+        _print_check(report)
+    if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+def _print_check(report: DatasetReport) -> None:
+    click.echo(f"{report.dataset} at {report.root} ({report.seconds:.1f} s)")
+    for split, count in report.samples.items():
+        patients = f", {report.patients[split]} patients" if split in report.patients else ""
+        click.echo(f"{split or 'no split'}: {count} samples{patients}")
+    for check_ in report.counts:
+        verdict = "as published" if check_.expected == check_.found else f"DIFFERS from the published {check_.expected}"
+        click.echo(f"{check_.unit} in {check_.split}: {check_.found}, {verdict}")
+    for task, splits in report.labels.items():
+        click.echo(f"task {task}")
+        print_table([{"split": split or "none", **labels} for split, labels in splits.items()])
+    for what in ("missing", "surplus", "duplicates", "duplicates_across_splits", "overlap"):
+        found = list(getattr(report, what))
+        if found:
+            shown = ", ".join(map(str, found[:5])) + (" …" if len(found) > 5 else "")
+            click.echo(f"{what.replace('_', ' ')}: {len(found)}: {shown}")
+    if report.unused:
+        click.echo(f"{report.unused} further files that no row refers to")
+    for failure in report.unreadable[:20]:
+        click.echo(f"unreadable: {failure.path}: {failure.reason} {failure.remedy}")
+    print_notes(report.notes)
+    click.echo("ok" if report.ok else "NOT ok")
 
 
 def _found(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -20,7 +21,8 @@ from .doctor import doctor
 from .exchange import export, import_, merge
 from .extract import extract, labels, why
 from .probe import probe
-from .store import gc, info, list_, rm, verify
+from .store import gc as collect
+from .store import info, list_, rm, verify
 
 __all__ = ["cli", "main"]
 
@@ -46,7 +48,7 @@ for command in (
     verify,
     why,
     labels,
-    gc,
+    collect,
     rm,
     export,
     import_,
@@ -61,6 +63,7 @@ for command in (
 
 def main() -> None:
     """Entry point: exit code 0, 1 for an error, 2 for wrong usage or quarantined images, 130 if interrupted."""
+    gc.set_threshold(100_000, 20, 20)  # tables of 100,000 rows are many objects, and none of them is garbage
     # Threads that wait for each other sleep instead of spinning: machines are shared. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")

@@ -55,9 +55,56 @@ def store_options(command: F) -> F:
     return command
 
 
+class NamedValue(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """``name=value`` or ``name`` alone for a switch: an option that only some datasets take."""
+
+    name = "NAME[=VALUE]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Whole numbers and true/false become what they are; all else stays text."""
+        if isinstance(value, tuple):
+            return value
+        name, given_value, text = str(value).partition("=")
+        if not name.isidentifier():
+            self.fail(f"{value!r} is not of the form name=value", param, ctx)
+        switches = {"": not given_value, "true": True, "false": False}
+        return name, switches[text] if text in switches else int(text) if text.isdecimal() else text
+
+
+def _merged(ctx: click.Context, param: click.Parameter, values: tuple[tuple[str, Any], ...]) -> None:
+    """Put what ``--option`` names among the command's parameters."""
+    for name, value in values:
+        ctx.params[name] = value
+
+
 def dataset_options(command: F) -> F:
     """Where a dataset's files are and how its table is read."""
     for option in (
+        click.option(
+            "--option",
+            "-o",
+            multiple=True,
+            type=NamedValue(),
+            expose_value=False,
+            callback=_merged,
+            help="An option of one dataset (docs/datasets.md): -o uncertain=ones, -o no_finding.",
+        ),
+        click.option("--slices", help="Volumes: all, every:3, n:8, foreground [all]."),
+        click.option(
+            "--axis", type=click.Choice(["axial", "coronal", "sagittal"]), help="Volumes: along which to slice [axial]."
+        ),
+        click.option("--keep-ids", is_flag=True, default=None, help="dicom: keep patient ids as they are, not hashed."),
+        click.option(
+            "--allow-patient-overlap",
+            is_flag=True,
+            default=None,
+            help="Load although a patient is in two splits; every result says so.",
+        ),
+        click.option(
+            "--split-file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="CSV or Parquet with split and one of id, patient, volume; replaces the dataset's split.",
+        ),
         click.option(
             "--seed", type=click.IntRange(min=0), help="Of a split that the data do not give, or of drawn samples."
         ),

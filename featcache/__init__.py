@@ -9,7 +9,7 @@ from featcache.registry import load_dotted
 
 if TYPE_CHECKING:
     from featcache.catalog import list_datasets, list_models, list_stores, open
-    from featcache.datasets import Dataset, load_dataset
+    from featcache.datasets import Dataset, DatasetReport, check_dataset, load_dataset
     from featcache.errors import FeatcacheError, FeatcacheWarning
     from featcache.evaluation import probe
     from featcache.extraction import extract
@@ -21,6 +21,7 @@ __version__ = importlib.metadata.version("featcache")
 
 _EXPORTS = {
     "Dataset": "featcache.datasets:Dataset",
+    "DatasetReport": "featcache.datasets:DatasetReport",
     "Estimate": "featcache.records:Estimate",
     "ExtractionReport": "featcache.records:ExtractionReport",
     "FeatcacheError": "featcache.errors:FeatcacheError",
@@ -28,6 +29,7 @@ _EXPORTS = {
     "FeatureStore": "featcache.store:FeatureStore",
     "Result": "featcache.records:Result",
     "Task": "featcache.records:Task",
+    "check_dataset": "featcache.datasets:check_dataset",
     "extract": "featcache.extraction:extract",
     "list_datasets": "featcache.catalog:list_datasets",
     "list_models": "featcache.catalog:list_models",
@@ -40,6 +42,7 @@ _EXPORTS = {
 
 __all__ = [
     "Dataset",
+    "DatasetReport",
     "Estimate",
     "ExtractionReport",
     "FeatcacheError",
@@ -47,6 +50,7 @@ __all__ = [
     "FeatureStore",
     "Result",
     "Task",
+    "check_dataset",
     "extract",
     "list_datasets",
     "list_models",

@@ -36,6 +36,8 @@ class Tree:
         >>> Tree(Path("/"), ("a.PNG", "b.txt"), (), 0).ending(".png")
         ['a.PNG']
         """
+        if not extensions:
+            return []
         return [path for path in self.files if path.endswith(extensions) or path.lower().endswith(extensions)]
 
     def find(self, names: pd.Series[str], *extensions: str) -> tuple[pd.Series[str], int]:
@@ -89,9 +91,9 @@ def walk(root: Path) -> Tree:
         subfolders[:] = [name for name in kept if name not in linked]
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if relative == "." else f"{relative}/"
-        printable = [name for name in names if name.isprintable()]
+        printable = names if "".join(names).isprintable() else [name for name in names if name.isprintable()]
         unprintable += len(names) - len(printable)
-        files += [prefix + name for name in printable if not name.startswith(".")]
+        files += [prefix + name for name in printable if name[0] != "."]
     return Tree(root, tuple(sorted(files)), tuple(sorted(links)), unprintable)
 
 

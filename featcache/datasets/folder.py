@@ -35,8 +35,9 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
         If there are no class folders, or no images in them.
     """
     tree = walk(root)
-    images = [path for path in tree.files if decoder_of(path) == "raster"]
-    parts = [path.split("/") for path in images]
+    endings = {path[path.rfind(".") :] for path in tree.files}
+    images = tree.ending(*(ending for ending in endings if decoder_of(f"x{ending}") == "raster"))
+    parts = [path.split("/", 2) for path in images]
     has_splits = bool(images) and {normalized_split(first) for first in {part[0] for part in parts}} <= set(SPLITS)
     top = {part[0] for part in parts}
     odd = sorted(name for name in top if normalized_split(name) not in SPLITS)

@@ -20,7 +20,7 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError, StoreError, WeightsError
 from featcache.extraction.devices import default_batch_size, resolve_device
 from featcache.extraction.pipeline import Outcome, Target, run_pipeline
-from featcache.extraction.plan import Plan, forget_weights, make_plan, missing_rows, union_of
+from featcache.extraction.plan import Plan, forget_weights, make_plan, missing_rows, portable_name, union_of
 from featcache.extraction.reading import Job
 from featcache.imaging import Preprocess
 from featcache.models import Encoder, load_encoder, resolve_model
@@ -121,9 +121,9 @@ def extract(
         raise ConfigurationError(f"batch size {batch_size} is not positive")
     spec = resolve_model(model)
     if registry_name is None:
-        registry_name = dataset if isinstance(dataset, str) else dataset.name
-    loaded = load_dataset(dataset, root=root, **dataset_options) if isinstance(dataset, str) else dataset
+        registry_name = portable_name(dataset) if isinstance(dataset, str) else dataset.name
     folder = find_home(home)
+    loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
     plan = make_plan(
         spec,
         loaded,

@@ -46,6 +46,7 @@ __all__ = [
     "forget_weights",
     "make_plan",
     "missing_rows",
+    "portable_name",
     "readable_keys",
     "record_samples",
     "union_of",
@@ -162,6 +163,11 @@ def _families(forms: Sequence[FeatureStore], form: StoreFormat, patches: bool) -
 def union_of(missing: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
     """Rows that any family lacks, in order."""
     return np.unique(np.concatenate(list(missing.values())))
+
+
+def portable_name(dataset: str) -> str:
+    """A dataset's name as it is stored: of a file of the user's own without the folders of this machine."""
+    return Path(dataset).name if dataset.lower().endswith(".toml") or ".py:" in dataset else dataset
 
 
 def missing_rows(

@@ -10,7 +10,7 @@ from typing import Any, cast
 from featcache.datasets import Dataset, SplitOrigin, load_dataset
 from featcache.errors import ConfigurationError, DatasetError, StoreError
 from featcache.extraction.extract import extract
-from featcache.extraction.plan import make_plan, readable_keys, record_samples
+from featcache.extraction.plan import make_plan, portable_name, readable_keys, record_samples
 from featcache.imaging import Preprocess
 from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
@@ -60,9 +60,12 @@ def why(
 
     Takes what :func:`featcache.extract` takes; computes nothing but the digests of changed files.
     """
-    registry_name = dataset if isinstance(dataset, str) else dataset.name
-    loaded = load_dataset(dataset, root=root, **(dataset_options or {})) if isinstance(dataset, str) else dataset
     folder = find_home(home)
+    if isinstance(dataset, str):
+        loaded = load_dataset(dataset, root=root, home=folder, **(dataset_options or {}))
+        registry_name = portable_name(dataset)
+    else:
+        loaded, registry_name = dataset, dataset.name
     plan = make_plan(
         resolve_model(model), loaded, home=folder, registry_name=registry_name, weights=weights, record=False, **options
     )
@@ -93,9 +96,9 @@ def update_labels(
     failures
         Samples whose files cannot be read now; they keep the features that they had.
     """
-    loaded = load_dataset(dataset, root=root, **dataset_options)
+    loaded = load_dataset(dataset, root=root, home=find_home(home), **dataset_options)
     folder = find_home(home) / loaded.name
-    _, failures = record_samples(loaded, folder, dataset)
+    _, failures = record_samples(loaded, folder, portable_name(dataset))
     return folder, len(loaded.samples), tuple(failures)
 
 
