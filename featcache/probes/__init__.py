@@ -10,7 +10,7 @@ from featcache.registry import Registry, load_dotted
 if TYPE_CHECKING:
     from featcache.probes.base import Probe
     from featcache.probes.knn import KNNProbe, vote
-    from featcache.probes.linear import LogisticProbe
+    from featcache.probes.logistic import LogisticProbe, LogisticSweep
     from featcache.probes.neighbours import ExactKNN
 
 # In plain order, as in every package of this project.
@@ -25,9 +25,9 @@ PROBES = Registry(
             loader="featcache.probes.knn:KNNProbe",
         ),
         ProbeSpec(
-            name="linear",
+            name="logistic",
             summary="L2-regularised logistic regression, its strength chosen on val.",
-            loader="featcache.probes.linear:LogisticProbe",
+            loader="featcache.probes.logistic:LogisticProbe",
         ),
     ),
 )
@@ -36,7 +36,7 @@ PROBES = Registry(
 _EXPORTS = {
     "ExactKNN": "featcache.probes.neighbours:ExactKNN",
     "KNNProbe": "featcache.probes.knn:KNNProbe",
-    "LogisticProbe": "featcache.probes.linear:LogisticProbe",
+    "LogisticProbe": "featcache.probes.logistic:LogisticProbe",
     "Probe": "featcache.probes.base:Probe",
     "vote": "featcache.probes.knn:vote",
 }

@@ -86,7 +86,7 @@ def test_equal_val_scores_choose_the_smallest_strength() -> None:
 def test_without_val_whole_groups_are_held_out_and_all_rows_refitted(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featcache.probes import linear
+    from featcache.probes import path_probe
 
     X, y = make()
     groups = np.array([f"patient {i // 3}" for i in range(len(X))])
@@ -96,8 +96,8 @@ def test_without_val_whole_groups_are_held_out_and_all_rows_refitted(
         seen.append(hold_out(*arguments))
         return seen[-1]
 
-    hold_out = linear.hold_out
-    monkeypatch.setattr(linear, "hold_out", spy)
+    hold_out = path_probe.hold_out
+    monkeypatch.setattr(path_probe, "hold_out", spy)
     probe = LogisticProbe(C=GRID, seed=3).fit(X, y, groups=groups)
     ((fitted, held),) = seen
     assert set(groups[fitted]).isdisjoint(groups[held])
@@ -158,8 +158,8 @@ def test_fits_that_stop_early_are_noted_and_no_warning_escapes() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probe = LogisticProbe(C=GRID, max_iter=1).fit(X, y)
-    assert any("selection fits did not converge in 1 iterations" in note for note in probe.notes_)
-    assert any("1 final fits did not converge" in note for note in probe.notes_)
+    assert any("Selection: 3 of 3 fits did not converge in 1 iterations" in note for note in probe.notes_)
+    assert any("Final fit: 1 of 1 fits did not converge" in note for note in probe.notes_)
 
 
 @pytest.mark.parametrize(
