@@ -12,9 +12,21 @@ if TYPE_CHECKING:
     from featcache.probes.knn import KNNProbe, vote
     from featcache.probes.logistic import LogisticProbe, LogisticSweep
     from featcache.probes.neighbours import ExactKNN
+    from featcache.probes.ridge import RidgeProbe, RidgeSweep
 
 # In plain order, as in every package of this project.
-__all__ = ["ExactKNN", "KNNProbe", "LogisticProbe", "PROBES", "Probe", "ProbeSpec", "vote"]
+__all__ = [
+    "ExactKNN",
+    "KNNProbe",
+    "LogisticProbe",
+    "LogisticSweep",
+    "PROBES",
+    "Probe",
+    "ProbeSpec",
+    "RidgeProbe",
+    "RidgeSweep",
+    "vote",
+]
 
 PROBES = Registry(
     "probe",
@@ -37,7 +49,10 @@ _EXPORTS = {
     "ExactKNN": "featcache.probes.neighbours:ExactKNN",
     "KNNProbe": "featcache.probes.knn:KNNProbe",
     "LogisticProbe": "featcache.probes.logistic:LogisticProbe",
+    "LogisticSweep": "featcache.probes.logistic:LogisticSweep",
     "Probe": "featcache.probes.base:Probe",
+    "RidgeProbe": "featcache.probes.ridge:RidgeProbe",
+    "RidgeSweep": "featcache.probes.ridge:RidgeSweep",
     "vote": "featcache.probes.knn:vote",
 }
 

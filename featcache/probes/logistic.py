@@ -90,11 +90,13 @@ class LogisticProbe(PathProbe):
         self.tol = tol
         self.seed = seed
 
+    def _check_settings(self) -> None:
+        if self.max_iter < 1 or not self.tol > 0:
+            raise ProbeError(f"max_iter and tol must be positive, got {self.max_iter} and {self.tol}")
+
     def _path(
         self, parts: Sequence[NDArray[np.floating]], y: NDArray[Any], values: list[float], start: LinearPath | None
     ) -> tuple[LinearPath, list[str]]:
-        if self.max_iter < 1 or not self.tol > 0:
-            raise ProbeError(f"max_iter and tol must be positive, got {self.max_iter} and {self.tol}")
         path = fit_logistic(
             parts,
             y,

@@ -36,6 +36,9 @@ class PathProbe(ABC):
 
     seed: int
 
+    def _check_settings(self) -> None:
+        """Raise :class:`ProbeError` unless the settings other than the grid make sense."""
+
     @abstractmethod
     def _path(
         self, parts: Sequence[Features], y: NDArray[Any], values: list[float], start: LinearPath | None
@@ -75,6 +78,7 @@ class PathProbe(ABC):
             If an input is invalid, nothing can be learnt (one class only, a label that is never known), or no
             hold-out is possible.
         """
+        self._check_settings()
         values = sorted({float(value) for value in check_strengths(getattr(self, self._grid), self._grid)})
         part, held, count = checked_parts(X, y, X_val, y_val, n_classes)
         whole = (part,) if held is None else (part, held)
