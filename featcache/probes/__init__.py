@@ -10,6 +10,7 @@ from featcache.registry import Registry, load_dotted
 if TYPE_CHECKING:
     from featcache.probes.base import Probe
     from featcache.probes.knn import KNNProbe, vote
+    from featcache.probes.linear import LinearHeads
     from featcache.probes.logistic import LogisticProbe, LogisticSweep
     from featcache.probes.neighbours import ExactKNN
     from featcache.probes.ridge import RidgeProbe, RidgeSweep
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ExactKNN",
     "KNNProbe",
+    "LinearHeads",
     "LogisticProbe",
     "LogisticSweep",
     "PROBES",
@@ -37,6 +39,11 @@ PROBES = Registry(
             loader="featcache.probes.knn:KNNProbe",
         ),
         ProbeSpec(
+            name="linear",
+            summary="Linear heads by SGD, the protocols of DINOv2 and of the study; the best on val.",
+            loader="featcache.probes.linear:LinearHeads",
+        ),
+        ProbeSpec(
             name="logistic",
             summary="L2-regularised logistic regression, its strength chosen on val.",
             loader="featcache.probes.logistic:LogisticProbe",
@@ -48,6 +55,7 @@ PROBES = Registry(
 _EXPORTS = {
     "ExactKNN": "featcache.probes.neighbours:ExactKNN",
     "KNNProbe": "featcache.probes.knn:KNNProbe",
+    "LinearHeads": "featcache.probes.linear:LinearHeads",
     "LogisticProbe": "featcache.probes.logistic:LogisticProbe",
     "LogisticSweep": "featcache.probes.logistic:LogisticSweep",
     "Probe": "featcache.probes.base:Probe",
