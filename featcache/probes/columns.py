@@ -1,13 +1,13 @@
 """A grid of L2-penalised linear models as columns of one matrix: one GEMM a pass for all of them.
 
-The objective of a column is scikit-learn's, C sum(loss) + |w|^2 / 2, divided by C and the rows' total weight. Each column
-runs its own L-BFGS (Nocedal and Wright, "Numerical Optimization", 2006, algorithm 7.4), but they share every pass over
-the rows. What makes passes few:
+The objective of a column is scikit-learn's, C sum(loss) + |w|^2 / 2, divided by C and the rows' total weight. Each
+column runs its own L-BFGS (Nocedal and Wright, "Numerical Optimization", 2006, algorithm 7.4), but they share every
+pass over the rows. What makes passes few:
 
 - the rows are given in the eigenbasis of their Gram matrix, where the diagonal ``curvature * variance + penalty`` is
   nearly the Hessian, and serves as the initial matrix of the recursion;
-- logits are kept and only moved: a step is tried at length 1 while its gradient is computed, and a line search, where it
-  was too long, costs no product;
+- logits are kept and only moved: a step is tried at length 1 while its gradient is computed, and a line search, where
+  it was too long, costs no product;
 - strengths between two that are solved start from their interpolation, in the coordinates in which the solutions of a
   quadratic loss do not depend on the strength;
 - a column that has converged leaves, another takes its place.
@@ -75,8 +75,8 @@ def solve_grid(
         (n_C,) ascending, distinct inverse strengths.
     tol
         A column has converged when a quasi-Newton step would move its logits by less than this share of their standard
-        deviation, by the recursion and by the diagonal alike (and the intercept by less than ``tol``). It is relative to
-        the column's own logits: a rare label, whose gradients are small, is held to the same standard.
+        deviation, by the recursion and by the diagonal alike (and the intercept by less than ``tol``). It is relative
+        to the column's own logits: a rare label, whose gradients are small, is held to the same standard.
     max_iter
         Passes over the rows for each problem at most.
     start
@@ -101,7 +101,7 @@ def solve_grid(
 def _parents(count: int) -> list[tuple[int, ...]]:
     """For each of ``count`` strengths the two solved ones that it starts between; none for the first."""
     seeds = sorted({*range(0, count, _SEED_DISTANCE), count - 1})
-    found: dict[int, tuple[int, ...]] = {seed: () for seed in seeds}
+    found: dict[int, tuple[int, ...]] = dict.fromkeys(seeds, ())
     step = _SEED_DISTANCE
     while step > 1:
         step //= 2
@@ -372,12 +372,12 @@ class _Pool:
         small = (spread(self.last) <= self.tol * size) & (spread(diagonal) <= self.tol * size) & ~self.fresh
         # A start that is this good needs no second opinion.
         small |= spread(diagonal) <= 0.1 * self.tol * size
-        return np.asarray(small & (shift <= self.tol))
+        return np.asarray(small & (shift <= self.tol), dtype=bool)
 
     # -- sums over the columns of a problem ----------------------------------------------------------------------
 
     def _sum(self, values: NDArray[np.floating]) -> Doubles:
-        return values.reshape(-1, self.loss.group).sum(axis=1, dtype=np.float64)
+        return np.asarray(values.reshape(-1, self.loss.group).sum(axis=1, dtype=np.float64))
 
     def _dot(self, one: NDArray[np.floating], two: NDArray[np.floating]) -> Doubles:
         return self._sum(np.einsum("qm,qm->m", one, two))

@@ -1,7 +1,7 @@
 """Many linear heads trained by SGD in one pass: a batch is multiplied once for all that read it.
 
-Heads differ in learning rate and in which token blocks they read. They are ordered so that the heads that read one block
-are neighbours: each block then needs one product forwards and one backwards, and nothing is multiplied by zero.
+Heads differ in learning rate and in which token blocks they read. They are ordered so that the heads that read one
+block are neighbours: each block then needs one product forwards and one backwards, and nothing is multiplied by zero.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class HeadBank:
     def __init__(
         self, heads: Sequence[Head], rates: Sequence[float], blocks: TokenBlocks, outputs: int, seed: int
     ) -> None:
-        # Without the mean patch from few blocks to many, then with it from many to few: readers of a block are neighbours.
+        # Without the mean patch from few blocks to many, then with it from many to few: readers of a block are
+        # neighbours.
         order = sorted(
             range(len(heads)),
             key=lambda i: (heads[i].avgpool, heads[i].n_last_blocks * (-1 if heads[i].avgpool else 1), heads[i].lr),

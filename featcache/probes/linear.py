@@ -40,7 +40,7 @@ class LinearProtocol:
 
 PROTOCOLS: dict[str, LinearProtocol] = {
     "dinov2": LinearProtocol(
-        tuple(factor * 10.0**power for power in range(-5, -1) for factor in (1, 2, 5)) + (0.1,), True, False
+        (*(factor * 10.0**power for power in range(-5, -1) for factor in (1, 2, 5)), 0.1), True, False
     ),
     "study": LinearProtocol((1e-3, 5e-3, 1e-2, 5e-2), False, True),
 }
@@ -50,17 +50,17 @@ PROTOCOLS: dict[str, LinearProtocol] = {
 class LinearHeads:
     """Linear heads on cached tokens, all learning rates and inputs trained in one pass over the rows.
 
-    One head for each learning rate x number of last blocks x with or without the mean patch. The best on val is chosen (by
-    balanced accuracy, then macro AUROC, for class indices; by macro AUROC for labels; of equal ones the smallest learning
-    rate, then the smallest input), and one head of its kind is trained anew on train and val. Features are taken as they
-    are: the protocols standardise nothing.
+    One head for each learning rate x number of last blocks x with or without the mean patch. The best on val is chosen
+    (by balanced accuracy, then macro AUROC, for class indices; by macro AUROC for labels; of equal ones the smallest
+    learning rate, then the smallest input), and one head of its kind is trained anew on train and val. Features are
+    taken as they are: the protocols standardise nothing.
 
     Parameters
     ----------
     protocol
         ``"dinov2"``: 13 learning rates from 1e-5 to 0.1, for 256 rows, mean loss. ``"study"``: 1e-3, 5e-3, 1e-2, 5e-2,
-        not scaled; its multi-label loss is the batch size times the mean binary cross-entropy, and only with that do its
-        learning rates transfer. Cross-entropy of exclusive classes is the mean in both.
+        not scaled; its multi-label loss is the batch size times the mean binary cross-entropy, and only with that do
+        its learning rates transfer. Cross-entropy of exclusive classes is the mean in both.
     learning_rates
         In place of the protocol's.
     n_last_blocks
@@ -193,8 +193,8 @@ class LinearHeads:
             chosen_by = ", the only head: nothing to choose"
         self.lr_, self.n_last_blocks_, self.avgpool_ = chosen.lr, chosen.n_last_blocks, chosen.avgpool
         self.selection_ = (
-            f"lr = {chosen.lr:g}, last {chosen.n_last_blocks} blocks, {'with' if chosen.avgpool else 'without'} the mean "
-            f"patch{chosen_by}; one head trained on all {len(whole[0])} rows ({self.protocol} protocol)."
+            f"lr = {chosen.lr:g}, last {chosen.n_last_blocks} blocks, {'with' if chosen.avgpool else 'without'} the "
+            f"mean patch{chosen_by}; one head trained on all {len(whole[0])} rows ({self.protocol} protocol)."
         )
         self.classes_, self.multilabel_, self._widths = np.arange(count), targets.ndim == 2, blocks.widths
         self._bank = self._train(whole, [chosen], count, rule)

@@ -74,7 +74,7 @@ def fit_logistic(
     parts
         Features, arrays of shape (n_i, D), one below the other.
     y
-        (n,) classes 0 to K - 1, each of which occurs; or (n, L) of 0, 1 and NaN, each label with at least one known row.
+        (n,) classes 0 to K - 1, each of which occurs; or (n, L) of 0, 1 and NaN, each label with a known row.
     C
         Ascending, distinct.
     standardize
@@ -96,7 +96,9 @@ def fit_logistic(
     if y.ndim == 1:
         count = int(y.max()) + 1
         fitted = np.arange(1 if count == 2 else count)
-        loss = SigmoidLoss((y[:, None] == 1).astype(float), class_weight) if count == 2 else SoftmaxLoss(y, class_weight)
+        loss = (
+            SigmoidLoss((y[:, None] == 1).astype(float), class_weight) if count == 2 else SoftmaxLoss(y, class_weight)
+        )
         outputs = len(fitted)
         constant = np.zeros(outputs)
     else:
@@ -165,8 +167,8 @@ class LogisticSweep:
 
     Notes
     -----
-    The rows are copied once, in float32 (see :func:`eigenbasis`); from D = 256 on, the peak is below three times the size
-    of float32 features, the features included. For exclusive classes 2 n K float32 numbers are needed at least.
+    The rows are copied once, in float32 (see :func:`eigenbasis`); from D = 512 on, the peak is below three times the
+    size of float32 features, the features included. For exclusive classes 2 n K float32 numbers are needed at least.
 
     References
     ----------
@@ -220,7 +222,7 @@ class LogisticSweep:
         self._path = fit_logistic(
             [features],
             targets,
-            order,
+            order.tolist(),
             standardize=False,
             class_weight=self.class_weight,
             tol=self.tol,
@@ -254,7 +256,7 @@ def check_strengths(values: ArrayLike, name: str) -> Doubles:
     """(n,) float64 of positive numbers, or :class:`ProbeError`."""
     strengths = np.atleast_1d(np.asarray(values, dtype=np.float64))
     if strengths.ndim != 1 or len(strengths) == 0 or not ((strengths > 0) & (strengths < np.inf)).all():
-        raise ProbeError(f"{name} must be positive numbers, got {values}", remedy=f"For example {name}=(1.0,).")
+        raise ProbeError(f"{name} must be positive numbers, got {strengths}", remedy=f"For example {name}=(1.0,).")
     return strengths
 
 

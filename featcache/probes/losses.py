@@ -81,7 +81,7 @@ class SigmoidLoss:
         logits *= -sign
         if self._weight is not None:
             logits *= weight
-        return bend.astype(np.float64) * (len(logits) / len(part))
+        return np.asarray(bend * (len(logits) / len(part)), dtype=np.float64)
 
 
 class SoftmaxLoss:
@@ -128,7 +128,7 @@ class SoftmaxLoss:
         cube[true] = -cube.sum(axis=2)
         if weight is not None:
             cube *= weight[:, None, None]
-        return summed
+        return np.asarray(summed)
 
 
 def _check_weight(class_weight: str | None) -> None:

@@ -36,6 +36,7 @@ class PathProbe(ABC):
 
     seed: int
 
+    @abstractmethod
     def _check_settings(self) -> None:
         """Raise :class:`ProbeError` unless the settings other than the grid make sense."""
 
@@ -131,9 +132,7 @@ class PathProbe(ABC):
         path, notes = self._path(parts, y, values, start)
         return path, present, notes
 
-    def _choose(
-        self, part: Part, held: Part, count: int, values: list[float]
-    ) -> tuple[float, LinearPath, list[str]]:
+    def _choose(self, part: Part, held: Part, count: int, values: list[float]) -> tuple[float, LinearPath, list[str]]:
         """The best value, its model and notes; sets ``val_scores_``."""
         path, present, notes = self._models([part[0]], part[1], values, None)
         target = teachable(part[1], held[1], count, self._grid)

@@ -22,14 +22,12 @@ DEFAULT_ALPHAS = tuple(float(value) for value in 10.0 ** np.linspace(-2, 8, 45))
 """45 penalties, for squared errors summed over the rows."""
 
 
-def fit_ridge(
-    parts: Sequence[NDArray[np.floating]], y: Doubles, alphas: Doubles, *, standardize: bool
-) -> LinearPath:
+def fit_ridge(parts: Sequence[NDArray[np.floating]], y: Doubles, alphas: Doubles, *, standardize: bool) -> LinearPath:
     """Minimise ``sum((y - x w - b)^2) + alpha |w|^2`` for every target and every alpha, in float64.
 
     With w = V a in the eigenbasis V of the Gram matrix of the centred rows, with eigenvalues s: a = V'X'y / (s + alpha)
-    (Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", equation 3.47). With fewer rows than columns
-    the Gram matrix of the rows is used. Targets with the same missing rows share one decomposition.
+    (Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", equation 3.47). With fewer rows than
+    columns the Gram matrix of the rows is used. Targets with the same missing rows share one decomposition.
 
     Parameters
     ----------
@@ -54,7 +52,7 @@ def fit_ridge(
     patterns, pattern = np.unique(~np.isnan(y), axis=1, return_inverse=True)
     for place in range(patterns.shape[1]):
         known, targets = patterns[:, place], np.flatnonzero(pattern.ravel() == place)
-        shift, weights = _path_of(parts, known, y[np.ix_(known, targets)], mean, scale, alphas)
+        shift, weights = _path_of(parts, known, y[np.ix_(known, targets)], alphas, mean=mean, scale=scale)
         coef[:, targets] = weights
         intercept[:, targets] = y[np.ix_(known, targets)].mean(axis=0) - weights @ shift
     done = np.ones(intercept.shape, dtype=bool)
@@ -65,9 +63,10 @@ def _path_of(
     parts: Sequence[NDArray[np.floating]],
     known: NDArray[np.bool_],
     y: Doubles,
+    alphas: Doubles,
+    *,
     mean: Doubles,
     scale: Doubles,
-    alphas: Doubles,
 ) -> tuple[Doubles, Doubles]:
     """Mean (D,) of the known rows and weights (n_alpha, L, D), both of the centred and scaled features."""
     n, width = len(y), len(mean)
@@ -178,7 +177,7 @@ class RidgeProbe(PathProbe):
 
     One regression for each class or label; the penalty is chosen on val and all rows are refitted, as in
     :class:`LogisticProbe`, whose other attributes it has. Scores are sigmoid(4 f - 2) of the regression's value f: a
-    monotone map to (0, 1) that leaves 0.5, the order and the largest class where they are; not a calibrated probability.
+    monotone map to (0, 1) that leaves 0.5, the order and the largest class where they are, no calibrated probability.
 
     Parameters
     ----------
@@ -210,6 +209,9 @@ class RidgeProbe(PathProbe):
     def __init__(self, alpha: Sequence[float] = DEFAULT_ALPHAS, *, seed: int = 0) -> None:
         self.alpha = alpha
         self.seed = seed
+
+    def _check_settings(self) -> None:
+        pass
 
     def _path(
         self, parts: Sequence[NDArray[np.floating]], y: NDArray[Any], values: list[float], start: LinearPath | None

@@ -42,7 +42,7 @@ def beside(blocks: dict[str, NDArray[Any]], n: int, pool: bool) -> NDArray[np.fl
 
 
 def torch_head(
-    X: NDArray[np.float32], y: NDArray[Any], order: list[NDArray[Any]], start: Any, lr: float, summed: bool
+    X: NDArray[np.float32], y: NDArray[Any], order: list[NDArray[Any]], start: Any, *, lr: float, summed: bool
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     import torch
 
@@ -86,7 +86,7 @@ def test_every_head_ends_where_torch_ends(protocol: Any, factor: float, kind: st
     for place in range(0, len(heads), 3):
         head = bank.heads[place]
         X = beside(blocks, head.n_last_blocks, head.avgpool)
-        weight, bias = torch_head(X, y, order, starts[place], head.lr * factor, protocol == "study")
+        weight, bias = torch_head(X, y, order, starts[place], lr=head.lr * factor, summed=protocol == "study")
         found = bank.weights(place)
         np.testing.assert_allclose(found[0], weight, atol=1e-5, rtol=1e-4)
         np.testing.assert_allclose(found[1], bias, atol=1e-5, rtol=1e-4)
