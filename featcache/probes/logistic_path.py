@@ -249,7 +249,7 @@ class LogisticSweep:
             raise ProbeError("the sweep is not fitted", remedy="Call fit(X, Y) first.")
         features = check_rows(X, n_features=self.n_features_in_)
         found = self._path.logits(features)
-        return found if (self._where == np.arange(len(found))).all() else found[self._where]
+        return found if np.array_equal(self._where, np.arange(len(found))) else found[self._where]
 
 
 def check_strengths(values: ArrayLike, name: str) -> Doubles:
