@@ -21,6 +21,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.probes.curvature import inverse_hessian
 from featcache.probes.losses import Loss
 
 __all__ = ["Solution", "solve_grid"]
@@ -35,6 +36,8 @@ _SEED_DISTANCE = 8
 """Every eighth strength starts from the constant model."""
 _BLOCK = 2**21
 """Logits worked on at a time: 8 MB of float32."""
+_SHARPEN_FROM, _SHARPEN_EVERY = 24, 12
+"""Passes after which a column gets its own Hessian, where there are so many rows that passes cost more."""
 _SEARCHES = 20
 """Evaluations of a line search at most."""
 
@@ -90,6 +93,7 @@ def solve_grid(
     while pool.admit():
         pool.step()
         pool.dismiss()
+        pool.sharpen()
     shape = len(C), len(loss.total)
     return Solution(
         pool.solved.reshape(*shape, loss.group, rows.shape[1]),
@@ -158,6 +162,7 @@ class _Pool:
         self.w, self.g = np.zeros((q, 0), np.float32), np.zeros((q, 0), np.float32)
         self.steps, self.bends = ([np.zeros((q, 0), np.float32) for _ in range(_MEMORY)] for _ in range(2))
         self.rho = [np.zeros(0, np.float32) for _ in range(_MEMORY)]
+        self.sharp: dict[tuple[int, int], Floats] = {}
 
     # -- who takes part ------------------------------------------------------------------------------------------
 
@@ -261,17 +266,55 @@ class _Pool:
             share = self._wide(rho * self._dot(step, d))
             d -= share * bend
             shares.append(share)
-        d *= self.inverse * self._wide(self.gamma)
+        d = self._precondition(d) * self._wide(self.gamma)
         for step, bend, rho, share in zip(self.steps, self.bends, self.rho, shares[::-1], strict=True):
             d += (share - self._wide(rho * self._dot(bend, d))) * step
         uphill = self._dot(self.g, d) >= 0
         if uphill.any():  # rounding: start again from the diagonal
             self.stalled[uphill & ~self.fresh] += 1
             columns = self._columns(np.flatnonzero(uphill))
+            for column in columns:
+                self.sharp.pop(self._name(column), None)
             d[:, columns] = -self.inverse[:, columns] * self.g[:, columns]
             for rho in self.rho:
                 rho[uphill] = 0
         return d
+
+    def _name(self, column: int) -> tuple[int, int]:
+        """Output and class of a column."""
+        problem = self.active[column // self.loss.group]
+        return int(problem), int(column % self.loss.group)
+
+    def _precondition(self, values: Floats) -> Floats:
+        """The inverse Hessians, or what stands for them, times (q, m) columns."""
+        found = self.inverse * values
+        for column in range(values.shape[1]):
+            sharp = self.sharp.get(self._name(column))
+            if sharp is not None:
+                found[:, column] = sharp @ values[:, column]
+        return found
+
+    def sharpen(self) -> None:
+        """Give columns that take long the Hessian where they are."""
+        n, q = self.rows.shape
+        if n * _SHARPEN_FROM < q * q:
+            return
+        passes = self.n_iter[self.active] - _SHARPEN_FROM
+        for place in np.flatnonzero((passes >= 0) & (passes % _SHARPEN_EVERY == 0)):
+            problem = self.active[place]
+            columns = self._columns(np.array([place]))
+            logits = self.logits[:, columns].copy()
+            bend = self.loss.bend(self.output[problem], logits)
+            for number, column in enumerate(columns):
+                penalty = self.free * self.penalty[problem]
+                inverse = inverse_hessian(
+                    self.rows, bend[:, number], penalty, total=self.loss.total[self.output[problem]], seed=0
+                )
+                if inverse is not None:
+                    self.sharp[self._name(column)] = inverse
+            self.gamma[place] = 1
+            for rho in self.rho:
+                rho[place] = 0
 
     def _first(self, problem: int) -> Doubles:
         """(q, group) start of a problem: between its solved neighbours, else the constant model."""
@@ -351,7 +394,7 @@ class _Pool:
     def _remember(self, step: Floats, bend: Floats) -> None:
         """Add a pair to each column's memory, where the loss bent along the step."""
         along = self._dot(step, bend)
-        across = self._dot(bend, self.inverse * bend)
+        across = self._dot(bend, self._precondition(bend))
         good = ~self.fresh & (along > 1e-10 * across)
         wide = self._wide(good)
         self.steps = [*self.steps[1:], step * wide]
@@ -367,7 +410,7 @@ class _Pool:
             return np.sqrt(self._sum((scale * np.square(weights[:-1])).sum(axis=0)))
 
         size = spread(self.w)
-        diagonal = self._wide(self.gamma) * self.inverse * self.g
+        diagonal = self._wide(self.gamma) * self._precondition(self.g)
         shift = np.abs(diagonal[-1]).reshape(len(self.active), -1).max(axis=1)
         small = (spread(self.last) <= self.tol * size) & (spread(diagonal) <= self.tol * size) & ~self.fresh
         # A start that is this good needs no second opinion.

@@ -37,6 +37,9 @@ class Loss(Protocol):
         (P * group,), are estimated on a part of the rows.
         """
 
+    def bend(self, output: int, logits: Floats, /) -> Floats:
+        """(n, group) second derivatives by each logit, of all rows of an output."""
+
 
 class SigmoidLoss:
     """Binary cross-entropy of each label by itself; an unknown entry has no weight.
@@ -82,6 +85,12 @@ class SigmoidLoss:
         if self._weight is not None:
             logits *= weight
         return np.asarray(bend * (len(logits) / len(part)), dtype=np.float64)
+
+    def bend(self, output: int, logits: Floats) -> Floats:
+        """See :class:`Loss`."""
+        share = 1 / (1 + np.exp(np.minimum(np.abs(logits[:, 0]), 80)))
+        weight = np.abs(self._sign[:, output]) if self._weight is None else self._weight[:, output]
+        return np.asarray((share * (1 - share) * weight)[:, None])
 
 
 class SoftmaxLoss:
@@ -129,6 +138,13 @@ class SoftmaxLoss:
         if weight is not None:
             cube *= weight[:, None, None]
         return np.asarray(summed)
+
+    def bend(self, output: int, logits: Floats) -> Floats:
+        """See :class:`Loss`; the diagonal of each row's Hessian."""
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        found = share * (1 - share)
+        return np.asarray(found if self._weight is None else found * self._weight[:, None])
 
 
 def _check_weight(class_weight: str | None) -> None:
