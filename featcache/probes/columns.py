@@ -15,6 +15,9 @@ pass over the rows. What makes passes few:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -34,8 +37,8 @@ _MEMORY = 8
 """Pairs of steps and gradient differences that each column remembers."""
 _SEED_DISTANCE = 8
 """Every eighth strength starts from the constant model."""
-_BLOCK = 2**21
-"""Logits worked on at a time: 8 MB of float32."""
+_BLOCKS, _SMALLEST_BLOCK = 32, 1024
+"""A pass goes through this many blocks of rows, unless they would be smaller."""
 _SHARPEN_FROM, _SHARPEN_EVERY = 24, 12
 """Passes after which a column gets its own Hessian, where there are so many rows that passes cost more."""
 _SEARCHES = 20
@@ -89,17 +92,32 @@ def solve_grid(
     -------
     Solution
     """
-    pool = _Pool(rows, variance, loss, C, tol=tol, max_iter=max_iter, start=start)
-    while pool.admit():
-        pool.step()
-        pool.dismiss()
-        pool.sharpen()
+    with row_workers() as workers:
+        pool = _Pool(rows, variance, loss, C, tol=tol, max_iter=max_iter, start=start, workers=workers)
+        while pool.admit():
+            pool.step()
+            pool.dismiss()
+            pool.sharpen()
     shape = len(C), len(loss.total)
     return Solution(
         pool.solved.reshape(*shape, loss.group, rows.shape[1]),
         pool.n_iter.reshape(shape),
         pool.converged.reshape(shape),
     )
+
+
+@contextmanager
+def row_workers() -> Iterator[Executor]:
+    """As many threads as BLAS has, while BLAS itself has one: they meet once a pass, not in every product.
+
+    The products of blocks of rows are then added in the order of the rows, so that the result does not depend on which
+    thread was faster, nor on how many there are.
+    """
+    from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
+
+    threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as workers:
+        yield workers
 
 
 def _parents(count: int) -> list[tuple[int, ...]]:
@@ -133,7 +151,11 @@ class _Pool:
         tol: float,
         max_iter: int,
         start: Doubles | None,
+        workers: Executor,
     ) -> None:
+        self.workers = workers
+        size = max(_SMALLEST_BLOCK, -(-len(rows) // _BLOCKS))
+        self.row_blocks = [slice(begin, min(begin + size, len(rows))) for begin in range(0, len(rows), size)]
         self.rows, self.variance, self.loss, self.tol, self.max_iter = rows, variance, loss, tol, max_iter
         n, q = rows.shape
         outputs, group = len(loss.total), loss.group
@@ -206,8 +228,8 @@ class _Pool:
         """Drop all columns but those of ``kept``, then append empty ones for ``new`` problems."""
         columns, extra = self._columns(kept), new * self.loss.group
         if len(kept) < len(self.active):
-            for begin in range(0, len(self.rows), 4096):
-                block = self.logits[begin : begin + 4096]
+            for rows in self.row_blocks:
+                block = self.logits[rows]
                 block[:, : len(columns)] = block[:, columns]
         end = len(columns) + extra
         self.logits[:, len(columns) : end] = 0
@@ -346,20 +368,24 @@ class _Pool:
         """
         columns = self._columns(problems)
         every = len(problems) == len(self.active)
-        gradient = np.zeros((self.rows.shape[1], len(columns)), np.float32)
-        slope, bend = np.zeros(len(columns)), np.zeros(len(columns))
-        step = min(max(1024, _BLOCK // len(columns)), len(self.rows))
-        for begin in range(0, len(self.rows), step):
-            block = slice(begin, min(begin + step, len(self.rows)))
+        which: slice | Indices = slice(0, len(columns)) if every else columns
+        output = self.output[self.active[problems]]
+
+        def part(block: slice) -> tuple[Floats, Floats, Doubles]:
             rows = self.rows[block]
             if direction is not None:
                 self.moved[block, : len(columns)] = rows @ direction
-            which: slice | Indices = slice(0, len(columns)) if every else columns
             moved = self.moved[block, which]
             logits = self.logits[block, which] + moved
-            bend += self.loss.residual(block, self.output[self.active[problems]], logits)
-            slope += np.einsum("nm,nm->m", logits, moved)
-            gradient += rows.T @ logits
+            bent = self.loss.residual(block, output, logits)
+            return rows.T @ logits, np.einsum("nm,nm->m", logits, moved), bent
+
+        gradient = np.zeros((self.rows.shape[1], len(columns)), np.float32)
+        slope, bend = np.zeros(len(columns)), np.zeros(len(columns))
+        for pull, along, bent in self.workers.map(part, self.row_blocks):  # in the order of the rows
+            gradient += pull
+            slope += along
+            bend += bent
         return gradient, slope.reshape(len(problems), -1).sum(axis=1), bend
 
     def _search(self, problems: Indices, slope: Doubles, at_one: Doubles, line: list[Doubles]) -> Doubles:
@@ -368,7 +394,8 @@ class _Pool:
         low, low_slope = np.zeros(len(problems)), slope.astype(np.float64)
         high, high_slope = np.full(len(problems), np.inf), np.zeros(len(problems))
         length, found = np.ones(len(problems)), at_one.astype(np.float64)
-        total = self.loss.total[self.output[self.active[problems]]]
+        output = self.output[self.active[problems]]
+        total = self.loss.total[output]
         for _ in range(_SEARCHES):
             below, open_ = found < 0, np.abs(found) > 0.3 * np.abs(slope)
             low, low_slope = np.where(below, length, low), np.where(below, found, low_slope)
@@ -379,14 +406,17 @@ class _Pool:
             gap = np.where(bounded, high, 2 * length) - low
             share = np.clip(low_slope / np.where(bounded, low_slope - high_slope, low_slope), 0.1, 0.9)
             length = np.where(open_, np.where(bounded, low + share * gap, 2 * length), length)
-            summed = np.zeros(len(columns))
-            step = max(1024, _BLOCK // len(columns))
-            for begin in range(0, len(self.rows), step):
-                block = slice(begin, min(begin + step, len(self.rows)))
+            wide = self._wide(length)
+
+            def part(block: slice, wide: Floats = wide) -> Floats:
                 moved = self.moved[block, columns]
-                logits = self.logits[block, columns] + moved * self._wide(length.astype(np.float32))
-                self.loss.residual(block, self.output[self.active[problems]], logits)
-                summed += np.einsum("nm,nm->m", logits, moved)
+                logits = self.logits[block, columns] + moved * wide
+                self.loss.residual(block, output, logits)
+                return np.asarray(np.einsum("nm,nm->m", logits, moved))
+
+            summed = np.zeros(len(columns))
+            for along in self.workers.map(part, self.row_blocks):
+                summed += along
             new = summed.reshape(len(problems), -1).sum(axis=1) / total + line[0] + length * line[1]
             found = np.where(open_, new, found)
         return length
