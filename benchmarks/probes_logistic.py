@@ -157,7 +157,9 @@ def measure(
     rows[0]["unconverged"] = int((~fitted.converged_).sum())
     for name, seconds_each in found.items():
         stopped = len(seconds_each) - converged.get(name, len(seconds_each))
-        note = f"{len(seconds_each)} of {total} fits, extrapolated" + (f"; {stopped} at 1000 iterations" * (stopped > 0))
+        note = f"{len(seconds_each)} of {total} fits, extrapolated" + (
+            f"; {stopped} at 1000 iterations" * (stopped > 0)
+        )
         worst = max(differences[name]) if name in differences else None
         add(name, float(np.mean(seconds_each)) * total, note, worst)
     for row in rows:
@@ -256,7 +258,9 @@ def main() -> None:
     if options.child:
         child(options.child, options.C)
         return
-    print(f"{options.rows} x {options.width} float32, {options.labels} labels x {options.C} C, {os.cpu_count()} cores\n")
+    print(
+        f"{options.rows} x {options.width} float32, {options.labels} labels x {options.C} C, {os.cpu_count()} cores\n"
+    )
     rows = measure(
         options.rows,
         options.width,

@@ -15,9 +15,7 @@ pass over the rows. What makes passes few:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,6 +24,8 @@ from numpy.typing import NDArray
 
 from featcache.probes.curvature import inverse_hessian
 from featcache.probes.losses import Loss
+from featcache.probes.schedule import solved_between
+from featcache.probes.workers import row_workers
 
 __all__ = ["Solution", "solve_grid"]
 
@@ -35,8 +35,6 @@ Indices: TypeAlias = NDArray[np.int64]
 
 _MEMORY = 8
 """Pairs of steps and gradient differences that each column remembers."""
-_SEED_DISTANCE = 8
-"""Every eighth strength starts from the constant model."""
 _BLOCKS, _SMALLEST_BLOCK = 32, 1024
 """A pass goes through this many blocks of rows, unless they would be smaller."""
 _SHARPEN_FROM, _SHARPEN_EVERY = 24, 12
@@ -106,35 +104,6 @@ def solve_grid(
     )
 
 
-@contextmanager
-def row_workers() -> Iterator[Executor]:
-    """As many threads as BLAS has, while BLAS itself has one: they meet once a pass, not in every product.
-
-    The products of blocks of rows are then added in the order of the rows, so that the result does not depend on which
-    thread was faster, nor on how many there are.
-    """
-    from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
-
-    threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as workers:
-        yield workers
-
-
-def _parents(count: int) -> list[tuple[int, ...]]:
-    """For each of ``count`` strengths the two solved ones that it starts between; none for the first."""
-    seeds = sorted({*range(0, count, _SEED_DISTANCE), count - 1})
-    found: dict[int, tuple[int, ...]] = dict.fromkeys(seeds, ())
-    step = _SEED_DISTANCE
-    while step > 1:
-        step //= 2
-        have = sorted(found)
-        for place in range(0, count, step):
-            if place not in found:
-                right = int(np.searchsorted(have, place))
-                found[place] = have[right - 1], have[right]
-    return [found[place] for place in range(count)]
-
-
 class _Pool:
     """The columns that are being fitted, up to a fixed number; the others wait or are solved.
 
@@ -165,7 +134,7 @@ class _Pool:
         self.log_C = np.log(C)
         self.penalty = 1 / (C[self.strength] * loss.total[self.output])
         self.start = start
-        self.parents = _parents(len(C))
+        self.parents = solved_between(len(C))
         # The seeds, those of weak penalties first, for they take longest; then the wide gaps before the narrow ones.
         gap = np.array([pair[1] - pair[0] if pair else len(C) for pair in self.parents])[self.strength]
         self.waiting = np.lexsort((-self.strength, -gap))

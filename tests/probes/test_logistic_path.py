@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from featcache.errors import ProbeError
 from featcache.probes import LogisticSweep
-from featcache.probes.columns import _parents
+from featcache.probes.schedule import solved_between
 
 GRID = tuple(float(C) for C in 10.0 ** np.arange(-5, 6, 2))
 
@@ -189,7 +189,7 @@ def test_a_label_with_one_value_has_no_model() -> None:
 
 def test_every_strength_lies_between_solved_ones() -> None:
     for count in range(1, 60):
-        parents = _parents(count)
+        parents = solved_between(count)
         solved = {place for place, pair in enumerate(parents) if not pair}
         while len(solved) < count:
             ready = {place for place, pair in enumerate(parents) if pair and set(pair) <= solved}
