@@ -6,10 +6,10 @@
 Synthetic features with a covariance of power-law spectrum, seeded; labels as rare as ChestX-ray14's, linear in the
 features plus noise. Everyone gets the same standardised float32 features (float64 where that is said), 2 threads.
 
-scikit-learn would take hours, so its time is extrapolated: ``--fits`` of the labels x C fits are drawn, one in each of as
-many equal parts of the grid of C, with a random label, and their mean is multiplied. ``tol=1e-4`` is scikit-learn's
+scikit-learn would take hours, so its time is extrapolated: ``--fits`` of the labels x C fits are drawn, one in each of
+as many equal parts of the grid of C, with a random label, and their mean is multiplied. ``tol=1e-4`` is scikit-learn's
 default; with it, rare labels stop far from the minimum. ``tol=1e-12``, float64 and at most 1000 iterations are DINOv2's
-protocol; the AUROC is compared with those fits, which are converged where they need fewer iterations.
+protocol. The AUROC is compared with the fits that stopped before 1000 iterations, by themselves.
 The warm-started path goes through all C of ``--paths`` random labels, from the smallest on.
 
 Memory is the growth of the resident set above the interpreter with its libraries, features included, in a process of
@@ -89,7 +89,6 @@ def measure(
         ``name``, ``seconds`` for all fits, ``measured`` (how they were found), ``ratio`` to featcache,
         ``memory`` in multiples of the features and ``auroc`` (largest difference to featcache), or None.
     """
-    from featcache.metrics import auroc
     from featcache.probes import LogisticSweep
 
     n_test = min(20_000, n_rows // 5)
@@ -98,12 +97,11 @@ def measure(
     X_test, y_test = everything[n_rows:], targets[n_rows:]
     C = 10.0 ** np.linspace(-6, 5, n_C)
     total = n_C * n_labels
-    drawn = draw(C, n_labels, fits, seed)
-    tight = draw(C, n_labels, tight_fits, seed + 1)
+    drawn, tight = draw(C, n_labels, fits, seed), draw(C, n_labels, tight_fits, seed + 1)
     rows: list[dict[str, Any]] = []
 
-    def add(name: str, seconds: float, measured: str, difference: float | None = None) -> None:
-        rows.append({"name": name, "seconds": seconds, "measured": measured, "memory": None, "auroc": difference})
+    def add(name: str, seconds: float, measured: str, worst: float | None = None) -> None:
+        rows.append({"name": name, "seconds": seconds, "measured": measured, "memory": None, "auroc": worst})
 
     def sweep() -> tuple[float, Any]:
         begin = time.perf_counter()
@@ -129,15 +127,11 @@ def measure(
             begin = time.perf_counter()
             model = fit_sklearn(given, y[:, label], C[place], tol)
             found.setdefault(name, []).append(time.perf_counter() - begin)
-            if y[:, label].sum() >= ENOUGH and y_test[:, label].any():
-                truth = y_test[:, label : label + 1]
-                areas = [
-                    auroc(truth, score.reshape(-1, 1))
-                    for score in (logits[place, :, label], model.decision_function(X_test.astype(dtype)))
-                ]
-                kind = name if model.n_iter_[0] < 1000 else f"{name}, not converged"
-                differences.setdefault(kind, []).append(abs(areas[0] - areas[1]))
-            converged[name] = converged.get(name, 0) + int(model.n_iter_[0] < 1000)
+            done = bool(model.n_iter_[0] < 1000)
+            if done and y[:, label].sum() >= ENOUGH and y_test[:, label].any():
+                scores = logits[place, :, label], model.decision_function(X_test.astype(dtype))
+                differences.setdefault(name, []).append(difference(y_test[:, label], *scores))
+            converged[name] = converged.get(name, 0) + int(done)
         del given
         times.append(sweep())
     if fits:
@@ -152,9 +146,8 @@ def measure(
     own = float(np.median([seconds for seconds, _ in times]))
     fitted = times[0][1]
     add("featcache LogisticSweep", own, f"all {total} fits, median of {len(times)}")
-    rows[0]["memory"] = peak_memory(X, y, n_C)
-    rows[0]["passes"] = float(fitted.n_iter_.sum() / total)
-    rows[0]["unconverged"] = int((~fitted.converged_).sum())
+    passes, unconverged = float(fitted.n_iter_.sum() / total), int((~fitted.converged_).sum())
+    rows[0] |= {"memory": peak_memory(X, y, n_C), "passes": passes, "unconverged": unconverged}
     for name, seconds_each in found.items():
         stopped = len(seconds_each) - converged.get(name, len(seconds_each))
         note = f"{len(seconds_each)} of {total} fits, extrapolated" + (
@@ -165,6 +158,15 @@ def measure(
     for row in rows:
         row["ratio"] = row["seconds"] / own
     return rows
+
+
+def difference(truth: Array, one: Array, two: Array) -> float:
+    """Between the AUROC of two scores of a label."""
+    from featcache.metrics import auroc
+
+    columns = (score.reshape(-1, 1) for score in (one, two))
+    areas = [auroc(truth.reshape(-1, 1), column) for column in columns]
+    return abs(areas[0] - areas[1])
 
 
 def draw(C: Array, labels: int, count: int, seed: int) -> list[tuple[int, int]]:
