@@ -1,4 +1,4 @@
-"""``featcache probe knn`` and ``featcache probe linear``."""
+"""``featcache probe knn`` and ``featcache probe logistic``."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def knn(**options: Any) -> None:
 
 
 @probe.command()
-@click.option("--C", "C", type=NumberList(float), help="Inverse regularisation strengths [13 from 1e-4 to 1e2].")
+@click.option("--C", "C", type=NumberList(float), help="Inverse regularisation strengths [45 from 1e-6 to 1e5].")
 @_probe_options
-def linear(**options: Any) -> None:
+def logistic(**options: Any) -> None:
     """L2 logistic regression on standardised features; C chosen on val, refit on train + val."""
-    _run("linear", **options)
+    _run("logistic", **options)
 
 
 def _run(

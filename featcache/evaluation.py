@@ -48,7 +48,7 @@ def probe(
     Parameters
     ----------
     name
-        ``knn`` or ``linear``.
+        ``knn`` or ``logistic``.
     store
         A store, or its folder.
     task
@@ -56,7 +56,7 @@ def probe(
     features
         ``cls``, ``patch_mean``, ``cls+patch_mean``, ``layers:4`` …
     split
-        The split to score. ``knn`` learns from train; ``linear`` chooses C on val and refits on train + val.
+        The split to score. ``knn`` learns from train; ``logistic`` chooses C on val and refits on train + val.
     n_bootstrap
         Resamples of the confidence intervals: of patients where they are known, else of rows.
     seed
@@ -64,7 +64,7 @@ def probe(
     allow_patient_overlap
         Score although a patient is on both sides; the result says so.
     **parameters
-        Of the probe: ``k``, ``temperature``, ``standardize`` for ``knn``; ``C`` for ``linear``.
+        Of the probe: ``k``, ``temperature``, ``standardize`` for ``knn``; ``C`` for ``logistic``.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def _make(name: str, loader: str, parameters: Mapping[str, Any], seed: int) -> A
         name: (value,) if name in ("k", "C") and np.ndim(value) == 0 else value for name, value in parameters.items()
     }
     try:
-        return estimator(**parameters, **({"seed": seed} if name == "linear" else {}))
+        return estimator(**parameters, **({"seed": seed} if name in ("linear", "logistic") else {}))
     except TypeError as error:
         raise ConfigurationError(f"probe {name!r} does not take these options: {error}") from error
 

@@ -10,11 +10,25 @@ from featcache.registry import Registry, load_dotted
 if TYPE_CHECKING:
     from featcache.probes.base import Probe
     from featcache.probes.knn import KNNProbe, vote
-    from featcache.probes.linear import LogisticProbe
+    from featcache.probes.linear import LinearHeads
+    from featcache.probes.logistic import LogisticProbe, LogisticSweep
     from featcache.probes.neighbours import ExactKNN
+    from featcache.probes.ridge import RidgeProbe, RidgeSweep
 
 # In plain order, as in every package of this project.
-__all__ = ["ExactKNN", "KNNProbe", "LogisticProbe", "PROBES", "Probe", "ProbeSpec", "vote"]
+__all__ = [
+    "ExactKNN",
+    "KNNProbe",
+    "LinearHeads",
+    "LogisticProbe",
+    "LogisticSweep",
+    "PROBES",
+    "Probe",
+    "ProbeSpec",
+    "RidgeProbe",
+    "RidgeSweep",
+    "vote",
+]
 
 PROBES = Registry(
     "probe",
@@ -26,8 +40,13 @@ PROBES = Registry(
         ),
         ProbeSpec(
             name="linear",
+            summary="Linear heads by SGD, the protocols of DINOv2 and of the study; the best on val.",
+            loader="featcache.probes.linear:LinearHeads",
+        ),
+        ProbeSpec(
+            name="logistic",
             summary="L2-regularised logistic regression, its strength chosen on val.",
-            loader="featcache.probes.linear:LogisticProbe",
+            loader="featcache.probes.logistic:LogisticProbe",
         ),
     ),
 )
@@ -36,8 +55,12 @@ PROBES = Registry(
 _EXPORTS = {
     "ExactKNN": "featcache.probes.neighbours:ExactKNN",
     "KNNProbe": "featcache.probes.knn:KNNProbe",
-    "LogisticProbe": "featcache.probes.linear:LogisticProbe",
+    "LinearHeads": "featcache.probes.linear:LinearHeads",
+    "LogisticProbe": "featcache.probes.logistic:LogisticProbe",
+    "LogisticSweep": "featcache.probes.logistic:LogisticSweep",
     "Probe": "featcache.probes.base:Probe",
+    "RidgeProbe": "featcache.probes.ridge:RidgeProbe",
+    "RidgeSweep": "featcache.probes.ridge:RidgeSweep",
     "vote": "featcache.probes.knn:vote",
 }
 

@@ -15,6 +15,7 @@ __all__ = [
     "Probe",
     "ProbeSpec",
     "check_features",
+    "check_rows",
     "check_targets",
     "check_temperature",
     "column_moments",
@@ -193,3 +194,36 @@ def row_blocks(n: int, numbers_per_row: int) -> Iterator[slice]:
     step = max(1, _BLOCK // numbers_per_row)
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
+
+
+def check_rows(X: ArrayLike, *, name: str = "X", n_features: int | None = None) -> NDArray[np.floating]:
+    """(n, D) features as :func:`check_features` wants them, but float16 and float32 are left as they are.
+
+    For estimators that read their rows in blocks: a float16 array is never copied as a whole.
+
+    Parameters
+    ----------
+    X, name, n_features
+        As in :func:`check_features`.
+
+    Returns
+    -------
+    (n, D) float16 or float32
+
+    Raises
+    ------
+    ProbeError
+        As :func:`check_features`.
+
+    Examples
+    --------
+    >>> check_rows(np.ones((2, 3), dtype=np.float16)).dtype
+    dtype('float16')
+    """
+    given = np.asarray(X)
+    if given.dtype not in (np.float16, np.float32) or given.ndim != 2 or 0 in given.shape:
+        return check_features(given, name=name, n_features=n_features)
+    finite = all(np.isfinite(given[rows]).all() for rows in row_blocks(*given.shape))
+    if not finite or (n_features is not None and given.shape[1] != n_features):
+        return check_features(given, name=name, n_features=n_features)
+    return given

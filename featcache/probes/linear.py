@@ -1,157 +1,209 @@
-"""The linear probe: L2-regularised logistic regression whose strength is chosen on validation rows."""
+"""The linear probe of DINOv2 and of the study: linear heads by SGD, the best on val, one refitted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ProbeError
-from featcache.metrics import auroc, balanced_accuracy, undefined_classes
-from featcache.probes.base import check_features, check_targets, column_moments
+from featcache.probes.base import check_targets
+from featcache.probes.blocks import BlockInput, TokenBlocks
+from featcache.probes.heads import Head, HeadBank, train_heads
 from featcache.probes.holdout import hold_out
-from featcache.probes.regression import fit_path, probabilities
+from featcache.probes.logistic import probabilities
+from featcache.probes.path_probe import best_setting, metrics_of, teachable
+from featcache.probes.targets import what_is_missing
 
-__all__ = ["LogisticProbe"]
+__all__ = ["PROTOCOLS", "LinearHeads", "LinearProtocol"]
 
-_DEFAULT_C = tuple(float(value) for value in 10.0 ** np.linspace(-4, 2, 13))
-_Part: TypeAlias = tuple[NDArray[np.float32], NDArray[Any]]
-"""Features and targets of some rows."""
+_Part: TypeAlias = tuple[TokenBlocks, NDArray[Any]]
+
+# Validation rows scored at a time.
+_BLOCK = 4096
 
 
-class LogisticProbe:
-    """Logistic regression on standardised features, C chosen on val, refitted on train and val.
+@dataclass(frozen=True, slots=True)
+class LinearProtocol:
+    """What distinguishes the protocols; momentum 0.9, no weight decay, N(0, 0.01) and cosine to 0 are common."""
 
-    Multinomial for class indices, one binary regression for each label of a multi-label task (without
-    the rows that miss it). Features are standardised by the mean and standard deviation of the rows fitted.
-    The path runs from the smallest C to the largest, each fit starting at the solution before.
+    learning_rates: tuple[float, ...]
+    """Tried side by side."""
+    scaled: bool
+    """Whether they are for 256 rows: multiplied by batch size / 256."""
+    summed: bool
+    """Whether the loss of labels is the batch size times the mean, not the mean."""
+
+
+PROTOCOLS: dict[str, LinearProtocol] = {
+    "dinov2": LinearProtocol(
+        (*(factor * 10.0**power for power in range(-5, -1) for factor in (1, 2, 5)), 0.1), True, False
+    ),
+    "study": LinearProtocol((1e-3, 5e-3, 1e-2, 5e-2), False, True),
+}
+"""By the name users give."""
+
+
+class LinearHeads:
+    """Linear heads on cached tokens, all learning rates and inputs trained in one pass over the rows.
+
+    One head for each learning rate x number of last blocks x with or without the mean patch. The best on val is chosen
+    (by balanced accuracy, then macro AUROC, for class indices; by macro AUROC for labels; of equal ones the smallest
+    learning rate, then the smallest input), and one head of its kind is trained anew on train and val. Features are
+    taken as they are: the protocols standardise nothing.
 
     Parameters
     ----------
-    C
-        Inverse strengths of the L2 penalty, as scikit-learn defines them (the loss is summed over rows).
-    max_iter
-        L-BFGS iterations of each fit.
-    tol
-        L-BFGS stops when no component of the gradient of the mean loss is larger.
+    protocol
+        ``"dinov2"``: 13 learning rates from 1e-5 to 0.1, for 256 rows, mean loss. ``"study"``: 1e-3, 5e-3, 1e-2, 5e-2,
+        not scaled; its multi-label loss is the batch size times the mean binary cross-entropy, and only with that do
+        its learning rates transfer. Cross-entropy of exclusive classes is the mean in both.
+    learning_rates
+        In place of the protocol's.
+    n_last_blocks
+        CLS tokens of how many last blocks; None is 1 and all that are given (the protocols: 1 and 4).
+    avgpool
+        Without or with the mean patch; None is both if it is given.
+    batch_size
+        Rows of a step; 128 is the study's, and DINOv2's on each device.
+    epochs
+        Passes over the rows. DINOv2 trains for 10 epochs of 1250 steps; the study's length is not part of its
+        description, so it is 10 for both.
+    n_iter
+        Steps, in place of ``epochs``: 12500 is DINOv2's schedule on ImageNet.
     seed
-        Of the hold-out, where there is no val.
+        Of initial weights, order of rows and the hold-out, where there is no val.
 
     Attributes
     ----------
-    C_ : float
-        The strength chosen.
-    val_scores_ : dict of float to dict of str to float
-        For each C, ascending, its metrics on the validation rows; empty if there was one C.
+    lr_, n_last_blocks_, avgpool_ : float, int, bool
+        The head chosen; the learning rate before scaling.
+    val_scores_ : dict of (lr, n_last_blocks, avgpool) to dict of str to float
+        Metrics of each head on the validation rows; empty if there was one.
     selection_ : str
-        A sentence that says on what C was chosen.
+        A sentence that says what was chosen and on what.
+    n_iter_ : int
+        Steps of the final head.
     classes_ : (C,) int64
         Class or label of each column of the scores.
-    coef_ : (C, D) or (1, D) float64
-        Weights for standardised features; one row for a task of two classes, as in scikit-learn.
-    intercept_ : (C,) or (1,) float64
-        -inf for a class or label that never occurs, +inf for a label that is always positive.
+    coef_ : (C, K) float64
+        Weights for the tokens side by side: last blocks, the deepest last, then the mean patch.
+    intercept_ : (C,) float64
     multilabel_ : bool
         Whether the targets were a matrix.
-    mean_, scale_ : (D,) float64
-        Of the rows fitted last.
     notes_ : tuple of str
-        What a reader of the numbers must know: fits that did not converge, classes that could not be learnt.
+        What a reader of the numbers must know.
 
     References
     ----------
-    Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016; the logistic
-    protocol of Oquab et al., "DINOv2", arXiv 2304.07193, section 7.1, with fewer C.
+    Oquab et al., "DINOv2", arXiv 2304.07193, section 7.1; Baharoon et al., arXiv 2312.02366.
 
     Examples
     --------
     >>> X = [[0.0], [1.0], [2.0], [3.0]]
-    >>> probe = LogisticProbe(C=(0.1, 1.0)).fit(X, [0, 0, 1, 1], [[0.5], [2.5]], [0, 1])
-    >>> probe.C_, probe.predict_scores(X).argmax(axis=1).tolist()
-    (0.1, [0, 0, 1, 1])
+    >>> probe = LinearHeads("study", epochs=200).fit(X, [0, 0, 1, 1], X, [0, 0, 1, 1])
+    >>> probe.n_last_blocks_, probe.avgpool_, probe.predict_scores(X).argmax(axis=1).tolist()
+    (1, False, [0, 0, 1, 1])
     """
 
     def __init__(
-        self, C: Sequence[float] = _DEFAULT_C, *, max_iter: int = 1000, tol: float = 1e-6, seed: int = 0
+        self,
+        protocol: Literal["dinov2", "study"] = "dinov2",
+        *,
+        learning_rates: Sequence[float] | None = None,
+        n_last_blocks: Sequence[int] | None = None,
+        avgpool: Sequence[bool] | None = None,
+        batch_size: int = 128,
+        epochs: int = 10,
+        n_iter: int | None = None,
+        seed: int = 0,
     ) -> None:
-        self.C = C
-        self.max_iter = max_iter
-        self.tol = tol
+        self.protocol = protocol
+        self.learning_rates = learning_rates
+        self.n_last_blocks = n_last_blocks
+        self.avgpool = avgpool
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.n_iter = n_iter
         self.seed = seed
 
     def fit(
         self,
-        X: ArrayLike,
+        X: BlockInput,
         y: ArrayLike,
-        X_val: ArrayLike | None = None,
+        X_val: BlockInput | None = None,
         y_val: ArrayLike | None = None,
         *,
         groups: ArrayLike | None = None,
         n_classes: int | None = None,
     ) -> Self:
-        """Choose C, then fit on all rows.
+        """Train all heads, choose one, train it on all rows.
 
         Parameters
         ----------
-        X, y
-            (n, D) training features; (n,) class indices or (n, L) multi-label 0, 1 and NaN for missing.
+        X
+            ``{"cls": (n, D), "intermediate": (n, B, D), "patch_mean": (n, D)}``, the last two optional, or
+            (n, D) features alone.
+        y
+            (n,) class indices or (n, L) multi-label 0, 1 and NaN for missing.
         X_val, y_val
-            Validation rows. Without them a fifth of the training rows is held out to choose C.
+            Validation rows. Without them a fifth of the training rows is held out for the choice.
         groups
             (n,) group (patient) of each training row: a group is held out as a whole.
         n_classes
-            Columns of the scores; None takes the largest class index + 1. A class that never occurs scores 0.
+            Columns of the scores; None takes the largest class index + 1.
 
         Raises
         ------
         ProbeError
-            If an input is invalid, nothing can be learnt (one class only, a label that is never known), or no
-            hold-out is possible.
+            If an input or setting is invalid, nothing can be learnt, or no hold-out is possible.
         """
-        self._check_settings()
+        rule = self._check_settings()
         if (X_val is None) != (y_val is None):
             raise ProbeError("X_val and y_val belong together", remedy="Give both or neither.")
-        features = check_features(X, name="the training features")
-        targets, count = check_targets(y, len(features), n_classes=n_classes, name="the training targets")
-        _refuse_or_note(targets, count)
-        part: _Part = features, targets
-        held: _Part | None = None
+        blocks = TokenBlocks.check(X, name="the training features")
+        targets, count = check_targets(y, len(blocks), n_classes=n_classes, name="the training targets")
+        what_is_missing(targets, count)
+        part, held, where = (blocks, targets), None, "val"
+        heads = self._heads(blocks, rule)
+        whole: _Part = part
         if X_val is not None and y_val is not None:
-            held_X = check_features(X_val, name="the val features", n_features=features.shape[1])
-            held_y, found = check_targets(y_val, len(held_X), n_classes=n_classes, name="the val targets")
-            if targets.ndim != held_y.ndim or (targets.ndim == 2 and count != found):
-                raise ProbeError(f"targets of shapes {targets.shape} and {held_y.shape} are not of one task")
-            count, held = max(count, found), (held_X, held_y)
-            features, targets = np.concatenate([features, held_X]), np.concatenate([targets, held_y])
-        notes = _refuse_or_note(targets, count)
-        strengths = sorted({float(value) for value in self.C})
-        self.val_scores_: dict[float, dict[str, float]] = {}
-        self.C_, self.selection_ = strengths[0], f"C = {strengths[0]:g} was given: nothing to choose."
-        if len(strengths) > 1:
-            where = "val"
+            val = TokenBlocks.check(X_val, name="the val features")
+            self._check_widths(val, blocks.widths, "the val features")
+            val_y, found = check_targets(y_val, len(val), n_classes=n_classes, name="the val targets")
+            if targets.ndim != val_y.ndim or (targets.ndim == 2 and count != found):
+                raise ProbeError(f"targets of shapes {targets.shape} and {val_y.shape} are not of one task")
+            count, held = max(count, found), (val, val_y)
+            whole = blocks.joined(val), np.concatenate([targets, val_y])
+        notes = what_is_missing(whole[1], count)
+        self.val_scores_: dict[tuple[float, int, bool], dict[str, float]] = {}
+        chosen = heads[0]
+        if len(heads) > 1:
             if held is None:
                 rows, left_out = hold_out(targets, count, groups, self.seed)
-                part, held = (features[rows], targets[rows]), (features[left_out], targets[left_out])
+                part, held = (blocks.rows(rows), targets[rows]), (blocks.rows(left_out), targets[left_out])
                 where = f"a part of train held out by {'row' if groups is None else 'group'}"
-            notes += self._choose(part, held, count, strengths)
-            rule = "balanced accuracy, then macro AUROC" if targets.ndim == 1 else "macro AUROC"
-            self.selection_ = (
-                f"C = {self.C_:g} of {len(strengths)} values from {strengths[0]:g} to {strengths[-1]:g} "
-                f"by {rule}, then the smaller C, on {where} ({len(held[0])} rows); "
-                f"refitted on all {len(features)} rows."
-            )
-        self.classes_ = np.arange(count)
-        self.multilabel_ = targets.ndim == 2
-        self.mean_, self.scale_ = column_moments(features)
-        standard = (features - self.mean_) / self.scale_
-        path, stopped = fit_path(standard, targets, count, [self.C_], max_iter=self.max_iter, tol=self.tol)
-        self.coef_, self.intercept_ = path[0]
-        self.notes_ = (*notes, *_convergence_notes(stopped, "final", self.max_iter))
+            chosen = self._choose(part, held, count, heads, rule)
+            metric = "balanced accuracy, then macro AUROC" if targets.ndim == 1 else "macro AUROC"
+            chosen_by = f", of {len(heads)} heads by {metric} on {where} ({len(held[0])} rows)"
+        else:
+            chosen_by = ", the only head: nothing to choose"
+        self.lr_, self.n_last_blocks_, self.avgpool_ = chosen.lr, chosen.n_last_blocks, chosen.avgpool
+        self.selection_ = (
+            f"lr = {chosen.lr:g}, last {chosen.n_last_blocks} blocks, {'with' if chosen.avgpool else 'without'} the "
+            f"mean patch{chosen_by}; one head trained on all {len(whole[0])} rows ({self.protocol} protocol)."
+        )
+        self.classes_, self.multilabel_, self._widths = np.arange(count), targets.ndim == 2, blocks.widths
+        self._bank = self._train(whole, [chosen], count, rule)
+        self.coef_, self.intercept_ = self._bank.weights(0)
+        self.n_iter_ = self._steps(len(whole[0]))
+        self.notes_ = tuple(notes)
         return self
 
-    def predict_scores(self, X: ArrayLike) -> NDArray[np.float64]:
+    def predict_scores(self, X: BlockInput) -> NDArray[np.float64]:
         """(n, C) float64 probabilities: of exclusive classes, which sum to 1, or of each label.
 
         Raises
@@ -161,70 +213,73 @@ class LogisticProbe:
         """
         if not hasattr(self, "coef_"):
             raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
-        features = check_features(X, n_features=len(self.mean_))
-        standard = (features - self.mean_) / self.scale_
-        return probabilities(standard, self.coef_, self.intercept_, multilabel=self.multilabel_)
+        blocks = TokenBlocks.check(X)
+        self._check_widths(blocks, self._widths, "X")
+        return np.concatenate([
+            probabilities(part.astype(np.float64), multilabel=self.multilabel_)
+            for part in _scored(self._bank, blocks)
+        ])  # fmt: skip
 
-    def _check_settings(self) -> None:
-        if len(self.C) == 0 or not all(0 < value < float("inf") for value in self.C):
-            raise ProbeError(f"C must be positive numbers, got {tuple(self.C)}", remedy="For example C=(1.0,).")
-        if self.max_iter < 1 or not self.tol > 0:
-            raise ProbeError(f"max_iter and tol must be positive, got {self.max_iter} and {self.tol}")
+    def _check_settings(self) -> LinearProtocol:
+        if self.protocol not in PROTOCOLS:
+            raise ProbeError(f"protocol {self.protocol!r} is unknown", remedy=f"Known: {', '.join(PROTOCOLS)}.")
+        rates = self.learning_rates
+        if rates is not None and (len(rates) == 0 or not all(0 < rate < float("inf") for rate in rates)):
+            raise ProbeError(f"learning_rates must be positive numbers, got {tuple(rates)}")
+        if min(self.batch_size, self.epochs, 1 if self.n_iter is None else self.n_iter) < 1:
+            raise ProbeError(
+                f"batch_size, epochs and n_iter must be positive, got {self.batch_size}, {self.epochs}, {self.n_iter}"
+            )
+        return PROTOCOLS[self.protocol]
 
-    def _choose(self, part: _Part, held: _Part, count: int, strengths: list[float]) -> list[str]:
-        """Set ``val_scores_`` and ``C_``; return notes."""
-        mean, scale = column_moments(part[0])
-        standard, target = (held[0] - mean) / scale, held[1]
-        path, stopped = fit_path(
-            (part[0] - mean) / scale, part[1], count, strengths, max_iter=self.max_iter, tol=self.tol
-        )
-        if target.ndim == 2:
-            # A label that the fitted part cannot teach says nothing about C.
-            target = target.copy()
-            target[:, undefined_classes(part[1], count)] = np.nan
-            if len(undefined_classes(target, count)) == count:
-                raise ProbeError(
-                    "C cannot be chosen: no label has positives and negatives in both train and val",
-                    remedy="Give a val split with positives, or one value of C.",
-                )
-        for strength, (coef, intercept) in zip(strengths, path, strict=True):
-            scores = probabilities(standard, coef, intercept, multilabel=target.ndim == 2)
-            metrics = {"auroc": auroc(target, scores)}
-            if target.ndim == 1:
-                metrics["balanced_accuracy"] = balanced_accuracy(target, scores)
-            self.val_scores_[strength] = metrics
+    def _heads(self, blocks: TokenBlocks, rule: LinearProtocol) -> list[Head]:
+        """The heads, those with the smallest learning rate and input first."""
+        counts = {1, blocks.depth} if self.n_last_blocks is None else {int(count) for count in self.n_last_blocks}
+        pools = {False, blocks.patch_mean is not None} if self.avgpool is None else {bool(on) for on in self.avgpool}
+        if not counts or min(counts) < 1 or max(counts) > blocks.depth:
+            raise ProbeError(
+                f"n_last_blocks {sorted(counts)}: the features have CLS tokens of the last {blocks.depth} blocks",
+                remedy="Give the block 'intermediate' with the CLS tokens of earlier blocks.",
+            )
+        if not pools or (True in pools and blocks.patch_mean is None):
+            raise ProbeError("avgpool needs the block 'patch_mean'", remedy="Give it, or avgpool=(False,).")
+        rates = sorted(set(rule.learning_rates if self.learning_rates is None else map(float, self.learning_rates)))
+        return [Head(lr, n, pool) for lr in rates for n in sorted(counts) for pool in sorted(pools)]
 
-        def rank(strength: float) -> tuple[float, float, float]:
-            # Rounded, so that the last bits of a sum decide nothing.
-            area = np.nan_to_num(round(self.val_scores_[strength]["auroc"], 12), nan=-1.0)
-            recall = round(self.val_scores_[strength].get("balanced_accuracy", 0.0), 12)
-            return recall, float(area), -strength
+    def _steps(self, n: int) -> int:
+        return self.n_iter if self.n_iter is not None else self.epochs * -(-n // self.batch_size)
 
-        self.C_ = max(strengths, key=rank)
-        return _convergence_notes(stopped, "selection", self.max_iter)
+    def _train(self, part: _Part, heads: list[Head], count: int, rule: LinearProtocol) -> HeadBank:
+        blocks, y = part
+        factor = self.batch_size / 256 if rule.scaled else 1.0
+        bank = HeadBank(heads, [head.lr * factor for head in heads], blocks, count, self.seed)
+        steps = self._steps(len(blocks))
+        train_heads(
+            bank, blocks, y, batch_size=self.batch_size, n_iter=steps, summed=rule.summed, seed=self.seed
+        )  # fmt: skip
+        return bank
 
+    def _choose(self, part: _Part, held: _Part, count: int, heads: list[Head], rule: LinearProtocol) -> Head:
+        """The best head; sets ``val_scores_``."""
+        target = teachable(part[1], held[1], count, "a head")
+        bank = self._train(part, heads, count, rule)
+        logits = np.concatenate(list(_scored(bank, held[0])))
+        for place, head in enumerate(bank.heads):
+            own = logits[:, place * count : (place + 1) * count].astype(np.float64)
+            scores = probabilities(own, multilabel=target.ndim == 2)
+            self.val_scores_[head.lr, head.n_last_blocks, head.avgpool] = metrics_of(target, scores)
+        return heads[best_setting([self.val_scores_[head.lr, head.n_last_blocks, head.avgpool] for head in heads])]
 
-def _refuse_or_note(y: NDArray[Any], count: int) -> list[str]:
-    """Notes on what cannot be learnt from these targets; an error if nothing can, or a label is never known."""
-    undefined = undefined_classes(y, count)
-    if y.ndim == 2:
-        never = np.flatnonzero(np.isnan(y).all(axis=0)).tolist()
-        if never:
-            raise ProbeError(f"labels {never} are missing in every training row", remedy="Leave them out.")
-    if len(undefined) == count or len(np.unique(y[~np.isnan(y)])) < 2:
-        raise ProbeError(
-            "nothing can be learnt: train has one class, or no label with positives and negatives",
-            remedy="Choose a split or a task with at least two classes in train.",
-        )
-    if y.ndim == 2:
-        note = f"Labels {undefined} have one value in training: their score is constant."
-        return [note] if undefined else []
-    rare = np.flatnonzero(np.bincount(y, minlength=count) == 1).tolist()
-    notes = [f"Classes {undefined} do not occur in training: their score is 0."] if undefined else []
-    return [*notes, *([f"Classes {rare} have one training row."] if rare else [])]
+    @staticmethod
+    def _check_widths(blocks: TokenBlocks, expected: tuple[int, int, int | None], name: str) -> None:
+        if blocks.widths != expected:
+            raise ProbeError(
+                f"{name}: width, CLS tokens and width of the mean patch are {blocks.widths}, "
+                f"{expected[0]} features were fitted: {expected}",
+                remedy="Use features of the same store and family for fitting and scoring.",
+            )
 
 
-def _convergence_notes(stopped: int, kind: str, max_iter: int) -> list[str]:
-    if not stopped:
-        return []
-    return [f"{stopped} {kind} fits did not converge in {max_iter} iterations: raise max_iter or lower C."]
+def _scored(bank: HeadBank, blocks: TokenBlocks) -> Iterator[NDArray[np.float32]]:
+    for begin in range(0, len(blocks), _BLOCK):
+        yield bank.logits(blocks, slice(begin, begin + _BLOCK))

@@ -1,199 +1,173 @@
-"""The linear probe against scikit-learn pipelines."""
+"""Linear heads against torch: one nn.Linear and one torch.optim.SGD for each head."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from featcache.errors import ProbeError
-from featcache.probes import LogisticProbe
+from featcache.probes import LinearHeads
+from featcache.probes.blocks import TokenBlocks
+from featcache.probes.heads import HeadBank, batches, train_heads
 
-GRID = (0.001, 0.1, 10.0)
-
-
-def reference(C: float) -> Any:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=5000, tol=1e-8))
+N, D = 90, 6
 
 
-def data(classes: int = 3, n: int = 150, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+def tokens(n: int = N, seed: int = 0) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(seed)
-    y = rng.integers(0, classes, n)
-    centre = np.random.default_rng(99).normal(size=(classes, 8))
-    X = (centre[y] + 1.5 * rng.normal(size=(n, 8))) * np.arange(1, 9) + 5
-    X[:, 2] = 0.1  # constant
-    return X.astype(np.float32).astype(np.float64), y  # what a store gives, for a float64 reference
+    shapes = {"cls": (n, D), "intermediate": (n, 3, D), "patch_mean": (n, D)}
+    return {name: rng.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}
 
 
-def multi_label(n: int = 150, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+def targets(kind: str, blocks: dict[str, NDArray[Any]], seed: int = 1) -> NDArray[Any]:
+    """Classes or labels that need the deepest CLS token and the mean patch."""
     rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, 6)).astype(np.float32).astype(np.float64)
-    y = (X[:, :3] + rng.normal(size=(n, 3)) > 0.5).astype(float)
-    y[rng.random(y.shape) < 0.2] = np.nan
-    return X, y
+    signal = blocks["cls"][:, 0] + 2.0 * blocks["intermediate"][:, 0, 1] + 2.0 * blocks["patch_mean"][:, 2]
+    signal = signal.astype(float) + 0.3 * rng.normal(size=len(signal))
+    if kind == "classes":
+        return np.digitize(signal, [-1.0, 1.0])
+    y = (np.stack([signal, blocks["cls"][:, 1]], axis=1) > 0.2).astype(float)
+    if kind == "missing":
+        y[rng.random(y.shape) < 0.2] = np.nan
+    return y
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_choice_and_refit_equal_scikit_learn(classes: int) -> None:
-    (X, y), (X_val, y_val), (X_test, _) = (data(classes, seed=seed) for seed in range(3))
-    probe = LogisticProbe(C=GRID).fit(X, y, X_val, y_val)
-    for C, scores in probe.val_scores_.items():
-        fitted = reference(C).fit(X, y)
-        expected = balanced_accuracy_score(y_val, fitted.predict(X_val))
-        assert scores["balanced_accuracy"] == pytest.approx(expected, abs=1e-12)
-        proba = fitted.predict_proba(X_val)
-        area = roc_auc_score(y_val, proba[:, 1] if classes == 2 else proba, multi_class="ovr")
-        assert scores["auroc"] == pytest.approx(area, abs=1e-3)
-    best = max(scores["balanced_accuracy"] for scores in probe.val_scores_.values())
-    assert probe.val_scores_[probe.C_]["balanced_accuracy"] == best
-    refit = reference(probe.C_).fit(np.concatenate([X, X_val]), np.concatenate([y, y_val]))
-    np.testing.assert_allclose(probe.predict_scores(X_test), refit.predict_proba(X_test), atol=1e-4)
-    np.testing.assert_allclose(probe.coef_, refit[-1].coef_, atol=1e-3)
-    assert "on val (150 rows); refitted on all 300 rows" in probe.selection_
-    assert probe.notes_ == ()
+def beside(blocks: dict[str, NDArray[Any]], n: int, pool: bool) -> NDArray[np.float32]:
+    """The concatenation that the protocol describes."""
+    parts = [blocks["intermediate"][:, place] for place in range(4 - n, 3)] + [blocks["cls"]]
+    return np.concatenate([*parts, *([blocks["patch_mean"]] if pool else [])], axis=1).astype(np.float32)
 
 
-def test_multi_label_equals_one_regression_for_each_label_without_its_missing_rows() -> None:
-    (X, y), (X_val, y_val), (X_test, _) = (multi_label(seed=seed) for seed in range(3))
-    probe = LogisticProbe(C=GRID).fit(X, y, X_val, y_val)
-    everything, targets = np.concatenate([X, X_val]), np.concatenate([y, y_val])
-    scaler = StandardScaler().fit(everything)
-    for label in range(3):
-        known = ~np.isnan(targets[:, label])
-        model = LogisticRegression(C=probe.C_, tol=1e-8, max_iter=5000)
-        model.fit(scaler.transform(everything[known]), targets[known, label])
-        expected = model.predict_proba(scaler.transform(X_test))[:, 1]
-        np.testing.assert_allclose(probe.predict_scores(X_test)[:, label], expected, atol=1e-4)
+def torch_head(
+    X: NDArray[np.float32], y: NDArray[Any], order: list[NDArray[Any]], start: Any, *, lr: float, summed: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    import torch
+
+    head = torch.nn.Linear(X.shape[1], len(start[0]))
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor(start[0]))
+        head.bias.copy_(torch.tensor(start[1]))
+    optimizer = torch.optim.SGD(head.parameters(), lr=lr, momentum=0.9, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(order), eta_min=0)
+    for rows in order:
+        out, truth = head(torch.tensor(X[rows])), torch.tensor(y[rows])
+        if y.ndim == 1:
+            loss = torch.nn.functional.cross_entropy(out, truth)
+        else:
+            known = ~truth.isnan()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(out[known], truth[known].float())
+            loss = loss * len(rows) if summed else loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return head.weight.detach().numpy(), head.bias.detach().numpy()
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "missing"])
+@pytest.mark.parametrize(("protocol", "factor"), [("dinov2", 16 / 256), ("study", 1.0)])
+def test_every_head_ends_where_torch_ends(protocol: Any, factor: float, kind: str) -> None:
+    blocks = tokens()
+    y = targets(kind, blocks)
+    probe = LinearHeads(protocol)
+    rule = probe._check_settings()
+    checked = TokenBlocks.check(blocks)
+    heads = probe._heads(checked, rule)
+    assert len(heads) == {"dinov2": 13 * 4, "study": 4 * 4}[protocol]
+    outputs = 3 if y.ndim == 1 else 2
+    bank = HeadBank(heads, [head.lr * factor for head in heads], checked, outputs, seed=0)
+    starts = [bank.weights(place) for place in range(len(heads))]
+    assert np.std(np.concatenate([start[0].ravel() for start in starts])) == pytest.approx(0.01, rel=0.05)
+    train_heads(bank, checked, y, batch_size=16, n_iter=20, summed=protocol == "study", seed=5)
+    order = list(batches(N, 16, 20, 5))
+    for place in range(0, len(heads), 3):
+        head = bank.heads[place]
+        X = beside(blocks, head.n_last_blocks, head.avgpool)
+        weight, bias = torch_head(X, y, order, starts[place], lr=head.lr * factor, summed=protocol == "study")
+        found = bank.weights(place)
+        np.testing.assert_allclose(found[0], weight, atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(found[1], bias, atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(
+            bank.logits(checked, slice(None))[:, place * outputs : (place + 1) * outputs],
+            X @ weight.T + bias,
+            atol=1e-4,
+        )
+
+
+def test_batches_are_permutations_cut_in_order() -> None:
+    found = list(batches(10, 4, 7, 0))
+    assert [len(rows) for rows in found] == [4, 4, 2, 4, 4, 2, 4]
+    assert sorted(np.concatenate(found[:3])) == sorted(np.concatenate(found[3:6])) == list(range(10))
+
+
+def test_the_head_that_sees_the_signal_is_chosen_and_refitted_on_all_rows() -> None:
+    train, val, test = (tokens(400, seed) for seed in range(3))
+    y, y_val = targets("labels", train), targets("labels", val)
+    probe = LinearHeads("study", epochs=20, batch_size=32).fit(train, y, val, y_val)
+    assert (probe.n_last_blocks_, probe.avgpool_) == (4, True)
+    assert len(probe.val_scores_) == 16
     best = max(scores["auroc"] for scores in probe.val_scores_.values())
-    assert probe.val_scores_[probe.C_]["auroc"] == best
+    assert probe.val_scores_[probe.lr_, 4, True]["auroc"] == best
+    assert "on val (400 rows); one head trained on all 800 rows (study protocol)" in probe.selection_
+    assert probe.n_iter_ == 20 * 25
+    both = {name: np.concatenate([train[name], val[name]]) for name in train}
+    alone = LinearHeads(
+        "study", epochs=20, batch_size=32, learning_rates=(probe.lr_,), n_last_blocks=(4,), avgpool=(True,)
+    ).fit(both, np.concatenate([y, y_val]))
+    np.testing.assert_array_equal(alone.predict_scores(test), probe.predict_scores(test))
+    assert "nothing to choose" in alone.selection_
+    logits = beside(test, 4, True) @ probe.coef_.T + probe.intercept_
+    np.testing.assert_allclose(probe.predict_scores(test), 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 
-def test_equal_val_scores_choose_the_smallest_strength() -> None:
-    X = np.array([[0.0], [1.0], [10.0], [11.0]])
-    probe = LogisticProbe(C=(10.0, 0.1, 1.0)).fit(X, [0, 0, 1, 1], X, [0, 0, 1, 1])
-    assert probe.C_ == 0.1
-    assert list(probe.val_scores_) == [0.1, 1.0, 10.0]
+def test_plain_features_are_one_cls_token() -> None:
+    X = tokens()["cls"]
+    probe = LinearHeads(n_iter=5).fit(X, targets("classes", tokens()))
+    assert (probe.n_last_blocks_, probe.avgpool_) == (1, False)
+    scores = probe.predict_scores(X)
+    np.testing.assert_allclose(scores.sum(axis=1), 1)
+    assert "held out by row" in probe.selection_
+    np.testing.assert_array_equal(LinearHeads(n_iter=5).fit(X, targets("classes", tokens())).predict_scores(X), scores)
 
 
-@pytest.mark.parametrize("make", [data, multi_label])
-def test_without_val_whole_groups_are_held_out_and_all_rows_refitted(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_groups_are_held_out_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     from featcache.probes import linear
 
-    X, y = make()
-    groups = np.array([f"patient {i // 3}" for i in range(len(X))])
-    seen: list[tuple[NDArray[Any], NDArray[Any]]] = []
-
-    def spy(*arguments: Any) -> Any:
-        seen.append(hold_out(*arguments))
-        return seen[-1]
-
+    seen = []
     hold_out = linear.hold_out
-    monkeypatch.setattr(linear, "hold_out", spy)
-    probe = LogisticProbe(C=GRID, seed=3).fit(X, y, groups=groups)
+    monkeypatch.setattr(linear, "hold_out", lambda *args: seen.append(hold_out(*args)) or seen[-1])
+    groups = np.arange(N) // 3
+    LinearHeads(n_iter=3).fit(tokens(), targets("classes", tokens()), groups=groups)
     ((fitted, held),) = seen
     assert set(groups[fitted]).isdisjoint(groups[held])
-    assert sorted([*fitted, *held]) == list(range(len(X)))
-    assert 0.15 < len(held) / len(X) < 0.25
-    assert "held out by group" in probe.selection_
-    assert f"refitted on all {len(X)} rows" in probe.selection_
-    again = LogisticProbe(C=GRID, seed=3).fit(X, y, groups=groups)
-    np.testing.assert_array_equal(again.predict_scores(X), probe.predict_scores(X))
-
-
-def test_without_val_and_groups_rows_are_held_out() -> None:
-    X, y = data()
-    assert "held out by row (30 rows)" in LogisticProbe(C=GRID).fit(X, y).selection_
-
-
-def test_one_strength_needs_no_choice() -> None:
-    X, y = data()
-    probe = LogisticProbe(C=(0.5,)).fit(X, y)
-    assert probe.C_ == 0.5
-    assert probe.val_scores_ == {}
-    assert "nothing to choose" in probe.selection_
-
-
-@pytest.mark.parametrize("seen", [[0, 2], [1, 3, 4]])
-def test_a_class_that_never_occurs_scores_zero_and_is_noted(seen: list[int]) -> None:
-    X, y = data(len(seen))
-    probe = LogisticProbe(C=(1.0,)).fit(X, np.array(seen)[y], n_classes=5)
-    scores = probe.predict_scores(X)
-    expected = np.zeros((len(X), 5))
-    expected[:, seen] = reference(1.0).fit(X, y).predict_proba(X)
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
-    assert probe.classes_.tolist() == [0, 1, 2, 3, 4]
-    assert "do not occur in training" in probe.notes_[0]
-
-
-def test_a_class_with_one_row_is_learnt_and_noted() -> None:
-    X, y = data(2)
-    y[0] = 2
-    probe = LogisticProbe(C=GRID).fit(X, y)
-    assert probe.predict_scores(X).shape == (150, 3)
-    assert probe.notes_ == ("Classes [2] have one training row.",)
-
-
-def test_a_label_with_one_value_gets_a_constant_score_and_is_noted() -> None:
-    X, y = multi_label()
-    y[:, 1] = np.where(np.isnan(y[:, 1]), np.nan, 0.0)
-    y[:, 2] = 1.0
-    probe = LogisticProbe(C=GRID).fit(X, y, *multi_label(seed=1)[:1], y)
-    scores = probe.predict_scores(X)
-    assert (scores[:, 1] == 0).all()
-    assert (scores[:, 2] == 1).all()
-    assert "Labels [1, 2]" in probe.notes_[0]
-
-
-def test_fits_that_stop_early_are_noted_and_no_warning_escapes() -> None:
-    X, y = data()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        probe = LogisticProbe(C=GRID, max_iter=1).fit(X, y)
-    assert any("selection fits did not converge in 1 iterations" in note for note in probe.notes_)
-    assert any("1 final fits did not converge" in note for note in probe.notes_)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("settings", "change", "message"),
     [
-        ({"X": [[np.nan]] * 4}, "NaN or infinity in 4 of 4"),
-        ({"y": [0, 0, 0, 0]}, "nothing can be learnt"),
-        ({"y": [0, 1]}, r"shape \(4,\)"),
-        ({"y": [[0, 1]] * 4}, "nothing can be learnt"),
-        ({"y": [[0, np.nan], [1, np.nan], [0, np.nan], [1, np.nan]]}, r"labels \[1\] are missing"),
-        ({"X_val": [[1.0]]}, "belong together"),
-        ({"X_val": [[1.0, 2.0]], "y_val": [0]}, "2 features"),
-        ({"X_val": [[1.0]], "y_val": [[0]]}, "not of one task"),
-        ({"groups": [1, 2]}, "2 groups for 4"),
-        ({"groups": [1, 1, 1, 1]}, "one group"),
-        ({"groups": ["a", "a", "b", "b"]}, "one class"),
-        ({"y": [0, 1, 2, 3]}, "cannot be held out"),
-        ({"y": [[0], [0], [1], [1]], "X_val": [[1.0]], "y_val": [[1]]}, "positives and negatives in both"),
+        ({"protocol": "dino"}, {}, "protocol 'dino' is unknown"),
+        ({"learning_rates": (0.0,)}, {}, "learning_rates must be positive"),
+        ({"batch_size": 0}, {}, "must be positive"),
+        ({"n_last_blocks": (5,)}, {}, "last 4 blocks"),
+        ({"avgpool": (True,)}, {"patch_mean": None}, "avgpool needs"),
+        ({}, {"patches": np.ones((N, 2))}, "patches"),
+        ({}, {"intermediate": np.ones((N, D))}, "intermediate: expected"),
+        ({}, {"patch_mean": np.ones((N - 1, D))}, "patch_mean has 89 rows"),
+        ({}, {"patch_mean": np.full((N, D), np.nan)}, "patch_mean has NaN"),
     ],
 )
-def test_fit_refuses_bad_input(change: dict[str, Any], message: str) -> None:
-    arguments: dict[str, Any] = {"X": [[0.0], [1.0], [2.0], [3.0]], "y": [0, 0, 1, 1], **change}
+def test_bad_settings_and_blocks_are_refused(settings: Any, change: Any, message: str) -> None:
+    blocks = {name: value for name, value in {**tokens(), **change}.items() if value is not None}
     with pytest.raises(ProbeError, match=message):
-        LogisticProbe(C=GRID).fit(**arguments)
+        LinearHeads(**{"n_iter": 2, **settings}).fit(blocks, targets("classes", tokens()))
 
 
-@pytest.mark.parametrize("settings", [{"C": ()}, {"C": (0.0,)}, {"max_iter": 0}, {"tol": 0.0}])
-def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ProbeError, match="positive"):
-        LogisticProbe(**settings).fit([[0.0], [1.0]], [0, 1])
-
-
-def test_scores_of_other_features_or_unfitted_are_refused() -> None:
+def test_scores_need_the_blocks_that_were_fitted() -> None:
     with pytest.raises(ProbeError, match="not fitted"):
-        LogisticProbe().predict_scores([[0.0]])
-    with pytest.raises(ProbeError, match="2 features"):
-        LogisticProbe(C=(1.0,)).fit([[0.0], [1.0]], [0, 1]).predict_scores([[0.0, 1.0]])
+        LinearHeads().predict_scores(tokens())
+    probe = LinearHeads(n_iter=2).fit(tokens(), targets("classes", tokens()))
+    with pytest.raises(ProbeError, match="features were fitted"):
+        probe.predict_scores(tokens()["cls"])
