@@ -40,7 +40,7 @@ def demo(home: Path | None, as_json: bool) -> None:
         store = featcache.open(reports[model].store)
         results += [
             featcache.probe("knn", store, k=(20,), standardize=True),
-            featcache.probe("linear", store),
+            featcache.probe("logistic", store),
         ]
     # The store that a bare `featcache probe` takes next: the pretrained one.
     featcache.extract(next(iter(MODELS)), DATASET, image_size=IMAGE_SIZE, home=home)

@@ -21,6 +21,7 @@ from .doctor import doctor
 from .exchange import export, import_, merge
 from .extract import extract, labels, why
 from .probe import probe
+from .results import compare, results
 from .store import gc as collect
 from .store import info, list_, rm, verify
 
@@ -43,6 +44,8 @@ def cli(debug: bool) -> None:
 for command in (
     extract,
     probe,
+    results,
+    compare,
     list_,
     info,
     verify,

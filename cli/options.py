@@ -55,6 +55,18 @@ def store_options(command: F) -> F:
     return command
 
 
+class NameList(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Names separated by commas: ``sex,view``."""
+
+    name = "NAME,NAME,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split the text; empty names are left out."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(name.strip() for name in str(value).split(",") if name.strip())
+
+
 class NamedValue(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """``name=value`` or ``name`` alone for a switch: an option that only some datasets take."""
 

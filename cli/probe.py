@@ -1,34 +1,65 @@
-"""``featcache probe knn`` and ``featcache probe logistic``."""
+"""``featcache probe …``: ask a store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .options import NumberList, chosen_store, given, json_option, store_options
+from .options import NameList, NumberList, chosen_store, given, json_option, store_options
 from .render import estimate, print_json, print_notes, print_table, result_dict
 
 if TYPE_CHECKING:
-    from featcache.records import Result
+    from featcache.records import ProbeRun, Result
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _probe_options(command: F) -> F:
+def _common_options(command: F) -> F:
+    """What every probe takes."""
     for option in (
         json_option,
-        click.option("--allow-patient-overlap", is_flag=True, help="Score although patients straddle splits."),
+        click.option("--per-class", is_flag=True, help="Show the metrics of each class or label too."),
+        click.option("--fresh", is_flag=True, default=None, help="Compute, although the ledger has this result."),
+        click.option(
+            "--allow-patient-overlap", is_flag=True, default=None, help="Score although patients straddle splits."
+        ),
         click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
         click.option(
-            "--n-bootstrap", type=click.IntRange(min=1), default=1000, show_default=True, help="Resamples of the CIs."
+            "--interval",
+            type=click.Choice(["percentile", "bca"]),
+            help="Kind of the 95 % bootstrap interval [percentile].",
         ),
+        click.option("--n-bootstrap", type=click.IntRange(min=1), default=1000, show_default=True, help="Resamples."),
+        click.option(
+            "--thresholds",
+            type=click.Choice(["half", "f1", "youden"]),
+            help="Where a label counts as predicted: 0.5, or chosen on val [half].",
+        ),
+        click.option("--by", type=NameList(), help="Metrics of subgroups: sex,view."),
+        click.option("--metrics", type=NameList(), help="auroc,f1,mcc … [accuracy,auroc,balanced_accuracy]."),
+        click.option("--where", help="Only samples for which this holds: \"view == 'PA'\"."),
         click.option("--split", default="test", show_default=True, help="The split to score."),
-        click.option("--features", default="cls", show_default=True, help="cls, patch_mean, cls+patch_mean, layers:4."),
-        click.option("--task", help="Which of the dataset's tasks [the only one]."),
+        click.option("--pool", type=click.Choice(["mean", "max", "median"]), help="Slices of a volume become one row."),
+        click.option("--labels", type=NameList(), help="Only these labels of a multi-label task."),
+        click.option("--task", help="Which of the dataset's tasks [the only one that classifies]."),
         store_options,
+    ):
+        command = option(command)
+    return command
+
+
+def _probe_options(command: F) -> F:
+    """What a single probe takes besides."""
+    for option in (
+        click.option("--train-fraction", type=NumberList(float), help="Shares of the training rows: 0.01,0.1,1."),
+        click.option(
+            "--features",
+            help="cls, patch_mean, cls+patch_mean, layers:4 … [cls; linear: all that its protocol combines].",
+        ),
+        _common_options,
     ):
         command = option(command)
     return command
@@ -36,16 +67,19 @@ def _probe_options(command: F) -> F:
 
 @click.group()
 def probe() -> None:
-    """Score the features of a store on a task of its dataset. Opens no image, imports no torch."""
+    """Score the features of a store on a task of its dataset. Opens no image, imports no torch.
+
+    Asking the same again gives the recorded answer at once (`featcache results` lists them).
+    """
 
 
 @probe.command()
-@click.option("--k", type=NumberList(int), default="20", show_default=True, help="One search serves all: 5,20,100.")
-@click.option("--temperature", type=float, default=0.07, show_default=True, help="Of the softmax vote.")
-@click.option("--standardize", is_flag=True, help="Standardise the features by their training statistics first.")
+@click.option("--k", type=NumberList(int), help="One search serves all [10,20,100,200].")
+@click.option("--temperature", type=float, help="Of the softmax vote [0.07].")
+@click.option("--standardize", is_flag=True, default=None, help="Standardise by the training statistics first.")
 @_probe_options
 def knn(**options: Any) -> None:
-    """k nearest neighbours: exact cosine search (FAISS), softmax vote."""
+    """k nearest neighbours: exact cosine search, softmax vote. Learns from train."""
     _run("knn", **options)
 
 
@@ -57,6 +91,44 @@ def logistic(**options: Any) -> None:
     _run("logistic", **options)
 
 
+@probe.command()
+@click.option("--protocol", type=click.Choice(["dinov2", "study"]), help="Learning rates, scaling, loss [dinov2].")
+@click.option(
+    "--solver", type=click.Choice(["sgd", "ridge"]), default="sgd", show_default=True, help="ridge: closed form."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="sgd: passes over the rows [10].")
+@click.option("--alpha", type=NumberList(float), help="ridge: penalties.")
+@_probe_options
+def linear(solver: str, **options: Any) -> None:
+    """Linear heads as DINOv2 or the study train them, all in one pass; the best on val, refit on train + val."""
+    _run("linear" if solver == "sgd" else "ridge", **options)
+
+
+@probe.command("all")
+@_common_options
+def all_(
+    *,
+    store_path: Path | None,
+    dataset: str | None,
+    model: str | None,
+    home: Path | None,
+    as_json: bool,
+    per_class: bool,
+    **options: Any,
+) -> None:
+    """Every probe that fits the task, one table."""
+    import featcache
+
+    store = chosen_store(store_path, dataset, model, home)
+    results = featcache.probe_all(store, progress=lambda name: click.echo(f"{name} …", err=True), **given(**options))
+    if as_json:
+        print_json({"results": [result_dict(result) for result in results]})
+        return
+    click.echo(f"{store.dataset} / {store.model} ({store.key.digest[:8]}), task {results[0].task}")
+    print_table([{"probe": result.probe, **_line(run)} for result in results for run in result.runs])
+    print_notes(list(dict.fromkeys(note for result in results for note in result.notes)))
+
+
 def _run(
     name: str,
     *,
@@ -65,6 +137,7 @@ def _run(
     model: str | None,
     home: Path | None,
     as_json: bool,
+    per_class: bool,
     **options: Any,
 ) -> None:
     import featcache
@@ -74,20 +147,55 @@ def _run(
     if as_json:
         print_json(result_dict(result))
     else:
-        _print_result(result)
+        print_result(result, per_class=per_class)
 
 
-def _print_result(result: Result) -> None:
+def print_result(result: Result, *, per_class: bool = False) -> None:
+    """Head, one line a run, classes and subgroups where they were asked for, notes."""
     click.echo(
         f"{result.probe} on {result.dataset} / {result.model} ({result.key[:8]}), task {result.task}, "
         f"95 % CI over {result.config['resampled']}"
     )
-    print_table(
-        [
-            {name: f"{value:g}" for name, value in run.parameters.items()}
-            | {"split": run.split, "n": run.n}
-            | {name: estimate(found) for name, found in run.metrics.items()}
-            for run in result.runs
-        ]
-    )
+    print_table([_line(run) for run in result.runs])
+    if per_class:
+        _print_classes(result)
+    parts = [
+        {**_setting(run, result.runs), part.column: part.value, "n": part.n, **_values(part.metrics)}
+        for run in result.runs
+        for part in run.subgroups
+    ]
+    for column in dict.fromkeys(part.column for run in result.runs for part in run.subgroups):
+        print_table([line for line in parts if column in line])
     print_notes(result.notes)
+    if result.id:
+        click.echo(f"result: {result.id} ({result.created})")
+
+
+def _print_classes(result: Result) -> None:
+    for run in result.runs:
+        if run.per_class:
+            print_table([
+                {**_setting(run, result.runs), "class": name}
+                | {metric: estimate(values[name]) for metric, values in run.per_class.items()}
+                for name in next(iter(run.per_class.values()))
+            ])  # fmt: skip
+
+
+def _line(run: ProbeRun) -> dict[str, Any]:
+    setting = ", ".join(f"{name} = {_short(value)}" for name, value in run.parameters.items())
+    return {"setting": setting, "split": run.split, "n": run.n, **_values(run.metrics)}
+
+
+def _setting(run: ProbeRun, runs: Sequence[ProbeRun]) -> dict[str, Any]:
+    """Which run it is, where there are several."""
+    if len(runs) == 1:
+        return {}
+    return {"setting": ", ".join(f"{name} = {_short(value)}" for name, value in run.parameters.items())}
+
+
+def _values(metrics: Mapping[str, Any]) -> dict[str, str]:
+    return {name: estimate(found) for name, found in metrics.items()}
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -66,21 +66,33 @@ def result_dict(result: Result) -> dict[str, Any]:
         "model": result.model,
         "key": result.key,
         "task": result.task,
+        "classes": list(result.classes),
+        "id": result.id,
+        "created": result.created,
+        "fingerprint": result.fingerprint,
+        "versions": dict(result.versions),
         "config": dict(result.config),
         "runs": [
             {
                 **run.parameters,
                 "split": run.split,
                 "n": run.n,
-                "metrics": {
-                    name: {"value": found.value, "ci": [found.low, found.high]} for name, found in run.metrics.items()
-                },
+                "metrics": _estimates(run.metrics),
+                "per_class": {name: _estimates(values) for name, values in run.per_class.items()},
+                "subgroups": [
+                    {"column": part.column, "value": part.value, "n": part.n, "metrics": _estimates(part.metrics)}
+                    for part in run.subgroups
+                ],
             }
             for run in result.runs
         ],
         "notes": list(result.notes),
         "seconds": result.seconds,
     }
+
+
+def _estimates(values: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: {"value": found.value, "ci": [found.low, found.high]} for name, found in values.items()}
 
 
 def estimate(found: Estimate) -> str:

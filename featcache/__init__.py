@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from featcache.catalog import list_datasets, list_models, list_stores, open
     from featcache.datasets import Dataset, DatasetReport, check_dataset, load_dataset
     from featcache.errors import FeatcacheError, FeatcacheWarning
-    from featcache.evaluation import probe
+    from featcache.evaluation import probe, probe_all
     from featcache.extraction import extract
     from featcache.models import load_model
     from featcache.records import Estimate, ExtractionReport, Result, Task
@@ -38,6 +38,7 @@ _EXPORTS = {
     "load_model": "featcache.models:load_model",
     "open": "featcache.catalog:open",
     "probe": "featcache.evaluation:probe",
+    "probe_all": "featcache.evaluation:probe_all",
 }
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "load_model",
     "open",
     "probe",
+    "probe_all",
 ]
 
 

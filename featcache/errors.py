@@ -14,7 +14,8 @@
     │   ├── StoreVersionError     it was written by a newer featcache
     │   ├── StoreCorruptError     its bytes are not what was committed
     │   └── StoreLockedError      another process is writing to it
-    └── ProbeError                a question that this store, task or split cannot answer
+    ├── ProbeError                a question that this store, task or split cannot answer
+    └── ResultError               a recorded result that is not there, damaged, or not comparable
 
     FeatcacheWarning              something the user should know, said once
 
@@ -31,6 +32,7 @@ __all__ = [
     "ImageError",
     "MissingDependencyError",
     "ProbeError",
+    "ResultError",
     "StoreCorruptError",
     "StoreError",
     "StoreLockedError",
@@ -104,6 +106,10 @@ class StoreLockedError(StoreError):
 
 class ProbeError(FeatcacheError, ValueError):
     """A question that this store, task or split cannot answer."""
+
+
+class ResultError(FeatcacheError):
+    """A recorded result is not there, cannot be read, or cannot be compared with another."""
 
 
 class FeatcacheWarning(UserWarning):

@@ -22,6 +22,7 @@ __all__ = [
     "Result",
     "Sample",
     "Selector",
+    "Subgroup",
     "Task",
     "TaskType",
 ]
@@ -194,6 +195,20 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Subgroup:
+    """The metrics of a part of the rows that were scored."""
+
+    column: str
+    """Column of the samples table, such as ``sex``."""
+    value: str
+    """Its value in these rows; an interval for numbers of many values."""
+    n: int
+    """Rows."""
+    metrics: Mapping[str, Estimate]
+    """By metric name."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeRun:
     """The scores of one setting of a probe on one split."""
 
@@ -205,8 +220,13 @@ class ProbeRun:
     """Rows scored."""
     metrics: Mapping[str, Estimate]
     """By metric name."""
-    scores: NDArray[np.float64]
-    """(n, n_classes) scores, kept so that two runs can be compared pairwise."""
+    scores: NDArray[np.float64] | None
+    """(n, n_classes) scores, kept so that two runs can be compared pairwise; None where a run is a mean over
+    episodes."""
+    per_class: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    """Metric name to class to value, for the metrics that have one for each class."""
+    subgroups: tuple[Subgroup, ...] = ()
+    """The same metrics of parts of the rows, where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +250,20 @@ class Result:
     runs: tuple[ProbeRun, ...]
     """One per setting."""
     ids: tuple[str, ...]
-    """Ids of the rows scored, in the order of the scores."""
+    """Ids of the rows scored (of volumes, where slices were pooled), in the order of the scores."""
+    targets: NDArray[Any]
+    """(n,) class numbers or (n, L) labels with NaN for missing ones, in the same order."""
+    groups: NDArray[np.int64] | None
+    """(n,) number of each row's patient; None where no patient is known."""
     notes: tuple[str, ...]
     """What a reader of the numbers must know."""
     seconds: float
-    """Wall time."""
+    """Wall time of the computation."""
+    id: str = ""
+    """Name in the ledger; empty for a result that was not recorded."""
+    created: str = ""
+    """When it was computed, ISO 8601, UTC."""
+    fingerprint: str = ""
+    """SHA-256 of everything that decides the numbers: request, key, rows, labels, versions."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of featcache and the packages that computed."""

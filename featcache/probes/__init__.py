@@ -48,6 +48,11 @@ PROBES = Registry(
             summary="L2-regularised logistic regression, its strength chosen on val.",
             loader="featcache.probes.logistic:LogisticProbe",
         ),
+        ProbeSpec(
+            name="ridge",
+            summary="Ridge regression on class indicators, the whole penalty path from one Gram matrix.",
+            loader="featcache.probes.ridge:RidgeProbe",
+        ),
     ),
 )
 """The probes by the name users type."""

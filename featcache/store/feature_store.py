@@ -319,6 +319,11 @@ class FeatureStore:
         return FeatureArray(self._backend, name, self.rows_of(digests))
 
     @property
+    def row_digests(self) -> NDArray[np.uint8]:
+        """(n, 16) digest of each row, in the order of ``samples``."""
+        return self._view[2]
+
+    @property
     def digests(self) -> NDArray[np.uint8]:
         """(n, 16) digests of all committed rows, also of those that no sample needs."""
         return self._backend.committed()[0]

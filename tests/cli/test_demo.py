@@ -23,9 +23,9 @@ def test_the_demo_shows_what_pretrained_features_are_worth(home: Path) -> None:
         accuracy[result["model"], result["probe"]] = found["value"]
         assert any("not a clinical result" in note for note in result["notes"])
     assert 0.78 <= accuracy["efficientnet_lite0", "knn"] <= 0.88
-    assert 0.80 <= accuracy["efficientnet_lite0", "linear"] <= 0.91
+    assert 0.80 <= accuracy["efficientnet_lite0", "logistic"] <= 0.91
     assert 0.50 <= accuracy["efficientnet_lite0_random", "knn"] <= 0.72
-    for probe in ("knn", "linear"):
+    for probe in ("knn", "logistic"):
         for control in ("efficientnet_lite0_random", "pixels"):
             assert accuracy["efficientnet_lite0", probe] > accuracy[control, probe] + 0.03 > 0.125
     with Image.open(done["picture"]) as picture:

@@ -62,9 +62,9 @@ def test_knn_scores_are_scikit_learns(make_store: MakeStore) -> None:
     assert result.ids == tuple(NAMES[160:])
 
 
-def test_linear_refits_on_train_and_val_with_the_c_chosen_on_val(make_store: MakeStore) -> None:
+def test_logistic_refits_on_train_and_val_with_the_c_chosen_on_val(make_store: MakeStore) -> None:
     store = FeatureStore(make_store([NAMES], labelled(), tasks=(SIGN,)))
-    result = featcache.probe("linear", store, C=(0.01, 1.0))
+    result = featcache.probe("logistic", store, C=(0.01, 1.0))
     (run,) = result.runs
     X, y = (np.concatenate(parts) for parts in zip(store.arrays(split="train"), store.arrays(split="val"), strict=True))
     scaler = StandardScaler().fit(X)
@@ -133,7 +133,7 @@ def test_a_patient_in_train_and_val_is_refused_too(make_store: MakeStore) -> Non
     patients = [f"p{number // 2}" for number in range(240)]
     patients[0] = patients[130] = "shared"
     with pytest.raises(ProbeError, match="shared"):
-        featcache.probe("linear", make_store([NAMES], labelled(patient=patients), tasks=(SIGN,)))
+        featcache.probe("logistic", make_store([NAMES], labelled(patient=patients), tasks=(SIGN,)))
 
 
 def test_changing_the_samples_changes_no_labels(make_store: MakeStore) -> None:

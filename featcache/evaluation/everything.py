@@ -1,0 +1,52 @@
+"""``probe_all``: every probe that fits a store's task, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from featcache.evaluation.probing import probe
+from featcache.evaluation.rows import chosen_task
+from featcache.probes import PROBES
+from featcache.records import Result
+from featcache.store import FeatureStore
+
+__all__ = ["probe_all"]
+
+
+def probe_all(
+    store: FeatureStore | Path | str,
+    *,
+    task: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> list[Result]:
+    """Ask every probe that answers this kind of task, with its own defaults.
+
+    Parameters
+    ----------
+    store
+        A store, or its path.
+    task
+        Which task; default the only one that classifies.
+    progress
+        Called with the name of each probe before it runs.
+    **options
+        What :func:`featcache.probe` takes for all probes: ``split``, ``seed``, ``metrics``, ``fresh`` …
+
+    Returns
+    -------
+    list of Result
+        In the order of the registry. Probes that were run before come from the ledger.
+    """
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    multilabel = chosen_task(opened, task, options.get("labels")).type == "multilabel"
+    results = []
+    for spec in PROBES:
+        if spec.name == "mlknn" and not multilabel:
+            continue
+        if progress is not None:
+            progress(spec.name)
+        results.append(probe(spec.name, opened, task=task, **options))
+    return results

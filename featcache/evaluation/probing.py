@@ -1,0 +1,282 @@
+"""``probe``: one question to one store, answered with intervals and remembered."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from featcache.errors import ConfigurationError, ProbeError
+from featcache.evaluation.fitting import Request, fit
+from featcache.evaluation.rows import Pool, Rows, chosen_task, data_digest, fraction_of, select_rows
+from featcache.evaluation.scoring import Scoring, Thresholds, score_run
+from featcache.metrics import DEFAULT_METRICS, undefined_classes
+from featcache.probes import PROBES
+from featcache.records import ProbeRun, Result, Task
+from featcache.results import Ledger, fingerprint
+from featcache.store import FeatureStore
+
+__all__ = ["probe"]
+
+EVALUATION_VERSION = 1
+"""Semantic version of what this package computes, part of a result's fingerprint: raise it when numbers change."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What decides the numbers, apart from the rows."""
+
+    probe: str
+    features: str | None
+    split: str
+    pool: Pool | None
+    where: str | None
+    train_fraction: tuple[float, ...]
+    seed: int
+    parameters: Mapping[str, Any]
+    scoring: Scoring
+
+
+def probe(
+    name: str,
+    store: FeatureStore | Path | str,
+    *,
+    task: str | None = None,
+    labels: Sequence[str] | None = None,
+    features: str | None = None,
+    pool: Pool | None = None,
+    split: str = "test",
+    where: str | None = None,
+    train_fraction: float | Sequence[float] = 1.0,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    by: Sequence[str] = (),
+    thresholds: Thresholds = "half",
+    n_bootstrap: int = 1000,
+    interval: Literal["percentile", "bca"] = "percentile",
+    seed: int = 0,
+    allow_patient_overlap: bool = False,
+    fresh: bool = False,
+    record: bool = True,
+    **parameters: Any,
+) -> Result:
+    """Fit a probe on a store's features and score it.
+
+    Parameters
+    ----------
+    name
+        ``knn``, ``mlknn``, ``logistic``, ``ridge``, ``linear`` or ``fewshot``.
+    store
+        A store, or its path.
+    task
+        Which task; default the only one that classifies.
+    labels
+        Some labels of a multi-label task; default all.
+    features
+        ``cls``, ``patch_mean``, ``cls+patch_mean``, ``layers:4`` …; default ``cls``, and for ``linear`` all blocks that
+        its protocol combines.
+    pool
+        ``mean``, ``max`` or ``median``: slices of a volume become one row.
+    split
+        The split to score. ``knn`` learns from train; ``mlknn`` from train and val; the others choose a setting on
+        val (or on a part of train) and refit on train + val.
+    where
+        A condition on the samples, as ``DataFrame.query`` takes it: ``view == 'PA'``.
+    train_fraction
+        One share of the training rows or several: whole patients, classes in proportion, nested.
+    metrics
+        Names of :data:`featcache.metrics.METRICS`.
+    by
+        Columns of the samples whose values make subgroups, such as ``sex``.
+    thresholds
+        For decisions on labels: ``half`` is 0.5; ``f1`` and ``youden`` are chosen on val.
+    n_bootstrap, interval
+        Resamples and kind of the 95 % intervals: of patients where they are known, else of rows.
+    seed
+        Of everything random.
+    allow_patient_overlap
+        Score although a patient is on both sides; the result says so.
+    fresh
+        Compute, although the ledger has this result.
+    record
+        Write the result to the ledger of the store's home.
+    **parameters
+        Of the probe's estimator: ``k``, ``temperature``, ``standardize`` for ``knn``; ``C`` for ``logistic`` …
+
+    Returns
+    -------
+    Result
+        One run per k, shot or training fraction, or the one of the setting that was chosen.
+
+    Raises
+    ------
+    ProbeError
+        If the store, task or split cannot answer: no labels, an empty split, a patient on both sides …
+
+    Examples
+    --------
+    >>> result = featcache.probe("logistic", "home/nih/model-3f9a1c2e.zarr", by=["sex"])  # doctest: +SKIP
+    """
+    begin = time.perf_counter()
+    PROBES[name]  # an unknown name is the first thing to say
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    answered = chosen_task(opened, task, labels)
+    if split == "train":
+        raise ProbeError("the probe learns from train: scoring it there says nothing", remedy="Score val or test.")
+    if seed < 0:
+        raise ConfigurationError(f"seed {seed} is negative")
+    fractions = (train_fraction,) if isinstance(train_fraction, int | float) else tuple(train_fraction)
+    scoring = Scoring(tuple(metrics), n_bootstrap, interval, seed, tuple(by), thresholds)
+    question = _Question(name, features, split, pool, where, fractions, seed, dict(parameters), scoring)
+    parts = {part: select_rows(opened, answered, part, where=where, pool=pool) for part in ("train", "val", split)}
+    _refuse_empty(opened, answered, parts, split)
+    overlap = _overlap_notes(opened, parts, allow_patient_overlap)
+    mark = fingerprint(
+        {
+            "evaluation": EVALUATION_VERSION,
+            "featcache": importlib.metadata.version("featcache"),
+            "question": asdict(question),
+            "task": asdict(answered),
+            "key": opened.key.digest,
+            "data": data_digest(opened, parts),
+            "notes": [*opened.notes, *overlap],
+        }
+    )
+    ledger = Ledger.beside(opened.path)
+    known = None if fresh else ledger.find(name, mark)
+    if known is not None:
+        return known
+    runs, settings, notes = _answer(opened, answered, question, parts)
+    target = parts[split]
+    result = Result(
+        probe=name,
+        dataset=opened.dataset,
+        model=opened.model,
+        key=opened.key.digest,
+        task=answered.name,
+        classes=answered.classes,
+        config={
+            **_config(question),
+            "resampled": "rows" if target.groups is None else "patients",
+            "n_train": len(parts["train"]),
+            "n_val": len(parts["val"]),
+            **settings,
+        },
+        runs=tuple(runs),
+        ids=target.ids,
+        targets=target.y,
+        groups=target.groups,
+        notes=(*opened.notes, *overlap, *_undefined_notes(target, answered, split), *notes),
+        seconds=time.perf_counter() - begin,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=mark,
+        versions=_versions(),
+    )
+    return ledger.record(result) if record else result
+
+
+def _answer(
+    store: FeatureStore, task: Task, question: _Question, parts: Mapping[str, Rows]
+) -> tuple[list[ProbeRun], dict[str, Any], list[str]]:
+    """Fit and score for each training fraction."""
+    runs: list[ProbeRun] = []
+    notes: list[str] = []
+    settings: dict[str, Any] = {}
+    request = Request(store, question.features, question.pool, len(task.classes), question.seed, question.parameters)
+    scored, val = parts[question.split], parts["val"]
+    want_val = question.scoring.thresholds != "half" and task.type == "multilabel"
+    for fraction in question.train_fraction:
+        train = fraction_of(parts["train"], fraction, seed=question.seed)
+        unseen = val.take(val.starts[:0]) if question.split == "val" else val
+        used = {"train": train, "val": unseen, "scored": scored}
+        fitted = fit(question.probe, request, used, want_val=want_val)
+        named = {"train_fraction": fraction} if len(question.train_fraction) > 1 or fraction != 1 else {}
+        for place, (parameters, scores) in enumerate(fitted.runs):
+            runs.append(
+                score_run(
+                    scored,
+                    scores,
+                    {**named, **parameters},
+                    split=question.split,
+                    classes=task.classes,
+                    scoring=question.scoring,
+                    on_val=fitted.on_val.get(place),
+                )
+            )
+        settings = fitted.settings
+        notes += [note for note in fitted.notes if note not in notes]
+    return runs, settings, notes
+
+
+def _config(question: _Question) -> dict[str, Any]:
+    """What was asked, flat, with what is not used left out."""
+    scoring = asdict(question.scoring)
+    config = {
+        "features": question.features or "default",
+        "seed": question.seed,
+        "n_bootstrap": scoring["n_bootstrap"],
+        "interval": scoring["interval"],
+    }
+    extras = {
+        "pool": question.pool,
+        "where": question.where,
+        "by": list(question.scoring.by) or None,
+        "thresholds": None if question.scoring.thresholds == "half" else question.scoring.thresholds,
+        "train_fraction": None if question.train_fraction == (1.0,) else list(question.train_fraction),
+    }
+    return config | {name: value for name, value in extras.items() if value is not None}
+
+
+def _refuse_empty(store: FeatureStore, task: Task, parts: Mapping[str, Rows], split: str) -> None:
+    for name in ("train", split):
+        if len(parts[name]) == 0:
+            counts = store.samples["split"].value_counts(dropna=False).to_dict()
+            raise ProbeError(
+                f"dataset {store.dataset}: no rows with a label for task {task.name!r} in split {name!r}",
+                remedy=f"Rows by split: {counts or 'none'}. Choose with --split, widen --where, or give the data a "
+                "split.",
+            )
+
+
+def _overlap_notes(store: FeatureStore, parts: Mapping[str, Rows], allowed: bool) -> list[str]:
+    samples = store.samples
+    if "patient" not in samples or samples["patient"].isna().all():
+        if store.split_origin == "within-subject":
+            return []
+        return ["No patient ids: the intervals resample images, and one patient may be in several splits."]
+    members = {name: set(rows.frame["patient"].dropna()) for name, rows in parts.items()}
+    names = sorted(members)
+    pairs = [(one, two) for place, one in enumerate(names) for two in names[place + 1 :]]
+    shared = sorted(set().union(*(members[one] & members[two] for one, two in pairs)))
+    if not shared or store.split_origin == "within-subject":
+        return []
+    listed = ", ".join(shared[:10]) + (" …" if len(shared) > 10 else "")
+    if not allowed:
+        raise ProbeError(
+            f"{len(shared)} patients are in more than one split: {listed}",
+            remedy="Split by patient, or pass --allow-patient-overlap and report it.",
+        )
+    return [f"{len(shared)} patients are in more than one split: the numbers are too good."]
+
+
+def _undefined_notes(rows: Rows, task: Task, split: str) -> list[str]:
+    missing = undefined_classes(rows.y, len(task.classes))
+    if not len(missing):
+        return []
+    listed = ", ".join(task.classes[index] for index in missing)
+    return [f"AUROC is undefined in {split} and left out of the macro mean for: {listed}."]
+
+
+def _versions() -> dict[str, str]:
+    packages = ("featcache", "numpy", "scipy", "faiss-cpu")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
