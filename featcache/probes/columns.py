@@ -35,6 +35,8 @@ Indices: TypeAlias = NDArray[np.int64]
 
 _MEMORY = 8
 """Pairs of steps and gradient differences that each column remembers."""
+_WIDTH = 112
+"""Columns fitted at a time, or an eighth of the features: their logits, twice, are the memory a fit needs."""
 _BLOCKS, _SMALLEST_BLOCK = 32, 1024
 """A pass goes through this many blocks of rows, unless they would be smaller."""
 _SHARPEN_FROM, _SHARPEN_EVERY = 24, 12
@@ -143,7 +145,7 @@ class _Pool:
         self.n_iter = np.zeros(count, dtype=np.int64)
         self.free = np.ones(q, dtype=np.float32)
         self.free[-1] = 0  # the intercept is not penalised
-        self.limit = max(1, max(128, q // 4) // group)
+        self.limit = max(1, max(_WIDTH, q // 8) // group)
         width = min(self.limit, count) * group
         self.logits, self.moved = np.empty((n, width), np.float32), np.empty((n, width), np.float32)
         self.active = np.zeros(0, dtype=np.int64)

@@ -156,5 +156,5 @@ def _mean_squares(rows: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _blocks(parts: Sequence[NDArray[np.floating]]) -> Iterator[NDArray[np.floating]]:
     for part in parts:
-        for rows in row_blocks(*part.shape):
+        for rows in row_blocks(len(part), 16 * part.shape[1]):
             yield part[rows]

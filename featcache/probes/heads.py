@@ -12,16 +12,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import saxpy, sgemm
 
 from featcache.probes.blocks import TokenBlocks
+from featcache.probes.workers import row_workers
 
-__all__ = ["Head", "HeadBank", "batches", "train_heads"]
+__all__ = ["Head", "HeadBank", "batches", "train_banks", "train_heads"]
 
 Floats: TypeAlias = NDArray[np.float32]
 
 _MOMENTUM = 0.9
 _INIT = 0.01
+# Weights updated at a time: gradient, momentum and weights of 64 KB each stay in a core's cache.
+_CHUNK = 2**14
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -133,9 +135,7 @@ class HeadBank:
     def _forward(self, inputs: Sequence[Floats]) -> Floats:
         found = np.tile(self.bias, (len(inputs[0]), 1))
         for block, values in zip(self.blocks, inputs, strict=True):
-            # BLAS is column-major: products of the transposes, which are views. scipy's, not numpy's, because it
-            # can add to what is there, and because two libraries would keep two thread pools awake.
-            found[:, block.columns] += sgemm(1.0, block.w.T, values.T).T
+            found[:, block.columns] += values @ block.w
         found *= self.rate
         return found
 
@@ -147,8 +147,14 @@ class HeadBank:
         flat = error.reshape(len(rows), -1)
         for block, values in zip(self.blocks, inputs, strict=True):
             pull = np.ascontiguousarray(flat[:, block.columns])
-            sgemm(1.0, pull.T, values.T, _MOMENTUM, block.v.T, trans_b=True, overwrite_c=True)
-            saxpy(block.v.reshape(-1), block.w.reshape(-1), a=-rate)
+            size = max(64, _CHUNK // pull.shape[1])
+            for begin in range(0, len(block.w), size):
+                part = slice(begin, begin + size)
+                gradient, momentum = values[:, part].T @ pull, block.v[part]
+                momentum *= _MOMENTUM
+                momentum += gradient
+                np.multiply(momentum, np.float32(rate), out=gradient)
+                block.w[part] -= gradient
         self._bias_v *= _MOMENTUM
         self._bias_v += flat.sum(axis=0)
         self.bias -= np.float32(rate) * self._bias_v
@@ -219,3 +225,9 @@ def train_heads(
     for number, rows in enumerate(batches(len(blocks), batch_size, n_iter, seed)):
         share = (1 + np.cos(np.pi * number / n_iter)) / 2
         bank.step(blocks, rows, y[rows], summed=summed, rate=float(share))
+
+
+def train_banks(banks: Sequence[HeadBank], blocks: TokenBlocks, y: NDArray[Any], **settings: Any) -> None:
+    """:func:`train_heads` of several banks, each in a thread of its own from the first step to the last."""
+    with row_workers() as workers:
+        list(workers.map(lambda bank: train_heads(bank, blocks, y, **settings), banks))

@@ -29,8 +29,8 @@ def hold_out(
     parts = min(_HOLDOUTS, len(np.unique(codes)))
     if parts < 2:
         raise ProbeError(
-            "C cannot be chosen: all training rows are one group, and there is no val",
-            remedy="Give a val split, or one value of C.",
+            "nothing can be chosen: all training rows are one group, and there is no val",
+            remedy="Give a val split, or one setting (of C, for example).",
         )
     if y.ndim == 2:
         splitter: Any = GroupShuffleSplit(_HOLDOUTS, test_size=0.2, random_state=seed)
@@ -48,13 +48,13 @@ def hold_out(
             splits = [(fit, held) for fit, held in splitter.split(y, y, codes) if len(fit) and len(held)]
         except ValueError as error:
             raise ProbeError(
-                f"a part of train cannot be held out to choose C: {error}",
-                remedy="Give a val split, or one value of C.",
+                f"a part of train cannot be held out to choose a setting: {error}",
+                remedy="Give a val split, or one setting (of C, for example).",
             ) from error
     splits = [split for split in splits if y.ndim == 2 or len(np.unique(y[split[0]])) > 1]
     if not splits:
         raise ProbeError(
-            "a part of train cannot be held out to choose C: what is left has one class",
-            remedy="Give a val split, or one value of C.",
+            "a part of train cannot be held out to choose a setting: what is left has one class",
+            remedy="Give a val split, or one setting (of C, for example).",
         )
     return max(splits, key=defined)

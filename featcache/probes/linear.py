@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from featcache.errors import ProbeError
 from featcache.probes.base import check_targets
 from featcache.probes.blocks import BlockInput, TokenBlocks
-from featcache.probes.heads import Head, HeadBank, train_heads
+from featcache.probes.heads import Head, HeadBank, train_banks
 from featcache.probes.holdout import hold_out
 from featcache.probes.logistic import probabilities
 from featcache.probes.path_probe import best_setting, metrics_of, teachable
@@ -24,6 +24,8 @@ _Part: TypeAlias = tuple[TokenBlocks, NDArray[Any]]
 
 # Validation rows scored at a time.
 _BLOCK = 4096
+# Parts that the learning rates are trained in, side by side.
+_BANKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class LinearHeads:
             f"mean patch{chosen_by}; one head trained on all {len(whole[0])} rows ({self.protocol} protocol)."
         )
         self.classes_, self.multilabel_, self._widths = np.arange(count), targets.ndim == 2, blocks.widths
-        self._bank = self._train(whole, [chosen], count, rule)
+        (self._bank,) = self._train(whole, [chosen], count, rule)
         self.coef_, self.intercept_ = self._bank.weights(0)
         self.n_iter_ = self._steps(len(whole[0]))
         self.notes_ = tuple(notes)
@@ -249,25 +251,29 @@ class LinearHeads:
     def _steps(self, n: int) -> int:
         return self.n_iter if self.n_iter is not None else self.epochs * -(-n // self.batch_size)
 
-    def _train(self, part: _Part, heads: list[Head], count: int, rule: LinearProtocol) -> HeadBank:
+    def _train(self, part: _Part, heads: list[Head], count: int, rule: LinearProtocol) -> list[HeadBank]:
         blocks, y = part
         factor = self.batch_size / 256 if rule.scaled else 1.0
-        bank = HeadBank(heads, [head.lr * factor for head in heads], blocks, count, self.seed)
+        # Heads know nothing of each other: each bank has some of the learning rates, and a thread for itself.
+        rates = sorted({head.lr for head in heads})
+        shares = [rates[first::_BANKS] for first in range(min(_BANKS, len(rates)))]
+        banks = []
+        for share in shares:
+            own = [head for head in heads if head.lr in share]
+            banks.append(HeadBank(own, [head.lr * factor for head in own], blocks, count, self.seed))
         steps = self._steps(len(blocks))
-        train_heads(
-            bank, blocks, y, batch_size=self.batch_size, n_iter=steps, summed=rule.summed, seed=self.seed
-        )  # fmt: skip
-        return bank
+        train_banks(banks, blocks, y, batch_size=self.batch_size, n_iter=steps, summed=rule.summed, seed=self.seed)
+        return banks
 
     def _choose(self, part: _Part, held: _Part, count: int, heads: list[Head], rule: LinearProtocol) -> Head:
         """The best head; sets ``val_scores_``."""
         target = teachable(part[1], held[1], count, "a head")
-        bank = self._train(part, heads, count, rule)
-        logits = np.concatenate(list(_scored(bank, held[0])))
-        for place, head in enumerate(bank.heads):
-            own = logits[:, place * count : (place + 1) * count].astype(np.float64)
-            scores = probabilities(own, multilabel=target.ndim == 2)
-            self.val_scores_[head.lr, head.n_last_blocks, head.avgpool] = metrics_of(target, scores)
+        for bank in self._train(part, heads, count, rule):
+            logits = np.concatenate(list(_scored(bank, held[0])))
+            for place, head in enumerate(bank.heads):
+                own = logits[:, place * count : (place + 1) * count].astype(np.float64)
+                scores = probabilities(own, multilabel=target.ndim == 2)
+                self.val_scores_[head.lr, head.n_last_blocks, head.avgpool] = metrics_of(target, scores)
         return heads[best_setting([self.val_scores_[head.lr, head.n_last_blocks, head.avgpool] for head in heads])]
 
     @staticmethod

@@ -31,7 +31,7 @@ def what_is_missing(y: NDArray[Any], count: int) -> list[str]:
     Examples
     --------
     >>> what_is_missing(np.array([0, 2, 2]), 3)
-    ['Classes [1] do not occur in training: their score is 0.', 'Classes [0] have one training row.']
+    ['Classes [1] do not occur in training: nothing is known of them.', 'Classes [0] have one training row.']
     """
     undefined = undefined_classes(y, count)
     if y.ndim == 2:
@@ -44,8 +44,8 @@ def what_is_missing(y: NDArray[Any], count: int) -> list[str]:
             remedy="Choose a split or a task with at least two classes in train.",
         )
     if y.ndim == 2:
-        note = f"Labels {undefined} have one value in training: their score is constant."
+        note = f"Labels {undefined} have one value in training: nothing can be learnt of them."
         return [note] if undefined else []
     rare = np.flatnonzero(np.bincount(y, minlength=count) == 1).tolist()
-    notes = [f"Classes {undefined} do not occur in training: their score is 0."] if undefined else []
+    notes = [f"Classes {undefined} do not occur in training: nothing is known of them."] if undefined else []
     return [*notes, *([f"Classes {rare} have one training row."] if rare else [])]
