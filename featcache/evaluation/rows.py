@@ -155,7 +155,8 @@ def _volumes(samples: pd.DataFrame, task: Task, members: NDArray[np.int64]) -> R
         )
     part = samples.iloc[members].reset_index(drop=True)
     names = part["volume"].where(part["volume"].notna(), part["id"])
-    order = np.lexsort((part["index"].fillna(0).to_numpy(np.int64), pd.factorize(names)[0]))
+    slices = part["index"].fillna(0).to_numpy(np.int64) if "index" in part else np.arange(len(part))
+    order = np.lexsort((slices, pd.factorize(names)[0]))
     part, names, members = part.iloc[order].reset_index(drop=True), names.iloc[order], members[order]
     codes = pd.factorize(names)[0]
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]]) if len(codes) else codes

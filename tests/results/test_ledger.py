@@ -52,9 +52,8 @@ def same(one: Result, two: Result) -> bool:
         and one.ids == two.ids
         and np.array_equal(one.targets, two.targets)
         and all(np.array_equal(a.scores, b.scores) for a, b in scores)  # type: ignore[arg-type]
-        and [run.metrics for run in one.runs] == [run.metrics for run in two.runs]
-        and [run.per_class for run in one.runs] == [run.per_class for run in two.runs]
-        and [run.subgroups for run in one.runs] == [run.subgroups for run in two.runs]
+        and repr([(run.metrics, run.per_class, run.subgroups) for run in one.runs])
+        == repr([(run.metrics, run.per_class, run.subgroups) for run in two.runs])
     )
 
 
@@ -72,10 +71,21 @@ def test_the_same_question_gives_the_recorded_answer(store: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     "changes",
-    [{"k": 3}, {"seed": 1}, {"n_bootstrap": 51}, {"split": "val"}, {"features": "patch_mean"}, {"where": "id != 'row0'"},
-     {"metrics": ["auroc"]}, {"interval": "bca"}, {"train_fraction": 0.5}, {"standardize": True}, {"by": ["patient"]}],
+    [
+        {"k": 3},
+        {"seed": 1},
+        {"n_bootstrap": 51},
+        {"split": "val"},
+        {"features": "patch_mean"},
+        {"where": "id != 'row0'"},
+        {"metrics": ["auroc"]},
+        {"interval": "bca"},
+        {"train_fraction": 0.5},
+        {"standardize": True},
+        {"by": ["patient"]},
+    ],
     ids=lambda value: next(iter(value)),
-)  # fmt: skip
+)
 def test_another_question_is_another_result(store: Path, changes: dict[str, object]) -> None:
     options: dict[str, object] = {"k": 5, "n_bootstrap": 50}
     first = featcache.probe("knn", store, **options)  # type: ignore[arg-type]
