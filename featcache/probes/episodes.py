@@ -228,7 +228,8 @@ class _Pool:
             turn[place] = seen.get(patient, 0)
             seen[patient] = turn[place] + 1
         rest = rest[np.argsort(turn, kind="stable")][: most - len(picked)]
-        return np.concatenate([picked, self.rows[rest]])
+        filled: NDArray[np.int64] = np.concatenate([picked, self.rows[rest]])
+        return filled
 
 
 def check_shots(shots: Sequence[int]) -> tuple[int, ...]:

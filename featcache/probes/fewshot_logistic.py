@@ -65,13 +65,14 @@ def logistic_head(
     >>> A.round(3).tolist(), stopped
     ([[[0.337, -0.337], [-0.337, 0.337]]], 0)
     """
-    rows = known.any(axis=2).astype(np.float64)
+    rows: Floats = np.asarray(known.any(axis=2), dtype=np.float64)
     values, vectors = np.linalg.eigh(center_gram(K, rows))
     positive = np.maximum(values, 0.0)
     kept = values > values[:, -1:] * 1e-13
     target = np.where(known, Y, 0.0)
-    has_one, has_zero = target.any(axis=1), (known & (Y == 0)).any(axis=1)
-    active = has_one & has_zero if multilabel else has_one
+    active: Mask = np.asarray(target.any(axis=1))
+    if multilabel:
+        active &= np.asarray((known & (Y == 0)).any(axis=1))
     problem = _Problem(
         Z=vectors * np.sqrt(positive)[:, None, :],
         spectrum=positive,
@@ -99,7 +100,7 @@ def logistic_head(
     # Z-coordinates back to dual weights: A = U (weights / sqrt(values)), zero where the spectrum is.
     scale: Floats = np.where(kept, 1 / np.sqrt(np.where(kept, positive, 1.0)), 0.0)
     A = (vectors @ (weights * scale[:, :, None])) * rows[:, :, None]
-    A -= rows[:, :, None] * (A.sum(axis=1, keepdims=True) / rows.sum(axis=1)[:, None, None])
+    A -= rows[:, :, None] * (A.sum(axis=1, keepdims=True) / rows.sum(axis=1, keepdims=True)[:, :, None])
     share = rows / rows.sum(axis=1, keepdims=True)
     b = b - (share[:, None, :] @ K @ A)[:, 0]
     gradient, _ = problem.gradient(solution)
