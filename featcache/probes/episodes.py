@@ -214,7 +214,7 @@ class _Pool:
         size = min(len(self.patients), most + len(used))
         fresh = rng.choice(len(self.patients), size=size, replace=False)
         fresh = fresh[~np.isin(self.patients[fresh], used)][:most]
-        picked = self.rows[self.start[fresh] + rng.integers(self.count[fresh])]
+        picked: NDArray[np.int64] = self.rows[self.start[fresh] + rng.integers(self.count[fresh])]
         if len(picked) == most:
             return picked
         free = np.flatnonzero(~np.isin(self.rows, np.concatenate([picked, occupied])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from featcache.probes.base import check_features, check_targets, check_temperatu
 from featcache.probes.episodes import Episodes, draw_episodes
 from featcache.probes.fewshot_heads import centroid_head, ridge_head
 from featcache.probes.fewshot_logistic import logistic_head
+from featcache.probes.fewshot_scores import link, project, vote_of_support
 
 __all__ = ["FewShot"]
 
@@ -22,8 +23,6 @@ Singles: TypeAlias = NDArray[np.float32]
 
 _HEADS = ("centroid", "ridge", "logistic", "knn")
 _TRANSFORMS = ("cl2", "l2", "none")
-_DECIMALS = 6
-"""Votes of float32 weights are rounded, so that the same weights summed in another order are ties."""
 
 
 class FewShot:
@@ -366,51 +365,19 @@ class FewShot:
                 for place, scores in enumerate(score(shot, episodes, X, squares)):
                     yield self.shots_[shot], episodes.start + place, scores
 
-    def _project(self, shot: int, episodes: slice, columns: Singles, X: Singles, squares: Floats) -> Singles:
-        """(B, c, n) products of (B, c, D) columns with the transformed rows of X, in one matrix product."""
-        center = self.center_[shot, episodes]
-        if self.transform == "none":
-            return (columns.reshape(-1, X.shape[1]) @ X.T).reshape(*columns.shape[:2], len(X))
-        if self.transform == "l2":
-            products = (columns.reshape(-1, X.shape[1]) @ X.T).reshape(*columns.shape[:2], len(X))
-            return products * _inverse_root(squares, squares).astype(np.float32)
-        stacked = np.concatenate([columns, center[:, None, :]], axis=1)
-        products = (stacked.reshape(-1, X.shape[1]) @ X.T).reshape(len(stacked), -1, len(X))
-        wide = center.astype(np.float64)
-        length = np.einsum("bd,bd->b", wide, wide)[:, None]
-        inverse = _inverse_root(squares - 2 * products[:, -1] + length, squares + length).astype(np.float32)
-        shift = np.einsum("bcd,bd->bc", columns, center)
-        result: Singles = products[:, :-1]
-        result -= shift[:, :, None]
-        result *= inverse[:, None, :]
-        return result
-
     def _decide(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
-        decisions = self._project(shot, episodes, self.coef_[shot, episodes], X, squares)
+        decisions = project(X, squares, self.coef_[shot, episodes], self.center_[shot, episodes], self.transform)
         for decision, intercept in zip(decisions, self.intercept_[shot, episodes], strict=True):
-            decision += intercept.astype(np.float32)[:, None]
-            if self.multilabel_:
-                scores = np.exp(-np.logaddexp(np.float32(0), -decision))
-            else:
-                decision -= decision.max(axis=0)
-                scores = np.exp(decision)
-                scores /= scores.sum(axis=0)
-            yield np.ascontiguousarray(scores.T, dtype=np.float64)
+            yield link(decision + intercept.astype(np.float32)[:, None], multilabel=self.multilabel_)
 
     def _vote(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
         Z, Y, known = self._supports(shot, episodes, self._rows, self._targets)
-        similarities = self._project(shot, episodes, Z.astype(np.float32), X, squares)
-        for place, similarity in enumerate(similarities):
+        near = project(X, squares, Z.astype(np.float32), self.center_[shot, episodes], self.transform)
+        for place, similarity in enumerate(near):
             size = len(self.episodes_.rows[shot][episodes.start + place])
-            near, target, there = similarity[:size], Y[place, :size], known[place, :size]
-            weight = np.exp((near - near.max(axis=0)) / np.float32(self.temperature))
-            if self.k < size:
-                weight *= _nearest(near, self.k)
-            share = target.T.astype(np.float32) @ weight
-            total = there.T.astype(np.float32) @ weight
-            prior = (target.sum(axis=0) / there.sum(axis=0))[:, None]
-            scores = np.where(total > 0, share / np.where(total > 0, total, 1), prior)
-            yield np.ascontiguousarray(np.clip(scores, 0, 1).round(_DECIMALS).T, dtype=np.float64)
+            yield vote_of_support(
+                similarity[:size], Y[place, :size], known[place, :size], k=self.k, temperature=self.temperature
+            )
 
 
 def _metric(metric: str | Metric) -> Metric:
@@ -419,18 +386,3 @@ def _metric(metric: str | Metric) -> Metric:
     if metric not in METRICS:
         raise ConfigurationError(f"unknown metric {metric!r}", remedy=f"Known: {', '.join(METRICS)}.")
     return METRICS[metric]
-
-
-def _inverse_root(values: NDArray[Any], scale: NDArray[Any]) -> Floats:
-    """1 / sqrt, and 0 where a squared length is zero but for the rounding of terms of that scale."""
-    zero = values <= 1e-10 * scale
-    inverse: Floats = np.where(zero, 0.0, 1 / np.sqrt(np.where(zero, 1.0, values)))
-    return inverse
-
-
-def _nearest(similarity: Singles, k: int) -> NDArray[np.bool_]:
-    """(n_support, n) True for the k largest of each column; of equal ones the first rows."""
-    last = np.partition(similarity, len(similarity) - k, axis=0)[len(similarity) - k]
-    above, equal = similarity > last, similarity == last
-    nearest: NDArray[np.bool_] = above | (equal & (np.cumsum(equal, axis=0) <= k - above.sum(axis=0)))
-    return nearest
