@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Before numpy is loaded; for all peers alike.
@@ -30,7 +30,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import NearestCentroid
 
-from featcache.probes import Episodes, FewShot, draw_episodes
+from featcache.probes import FewShot, draw_episodes
 
 Array = np.ndarray[Any, Any]
 
@@ -79,7 +79,7 @@ def measure(
         for _ in range(repeats):
             for name, make in PEERS.items():
                 start = time.perf_counter()
-                scored[name] = one_by_one(make, episodes, reference_episodes, X, y, X_test, y_test)
+                scored[name] = one_by_one(make, episodes.rows[0][:reference_episodes], (X, y), (X_test, y_test))
                 seconds[name].append((time.perf_counter() - start) * n_episodes / reference_episodes)
             for head in heads:
                 start = time.perf_counter()
@@ -101,13 +101,13 @@ def measure(
 
 
 def one_by_one(
-    make: Callable[[], Any], episodes: Episodes, count: int, X: Array, y: Array, X_test: Array, y_test: Array
+    make: Callable[[], Any], supports: Sequence[Array], train: tuple[Array, Array], test: tuple[Array, Array]
 ) -> Array:
-    """(count,) accuracies of a scikit-learn classifier fitted on one episode after the other."""
-    values = []
+    """(n,) accuracies of a scikit-learn classifier fitted on one episode after the other."""
+    (X, y), (X_test, y_test), values = train, test, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for support in episodes.rows[0][:count]:
+        for support in supports:
             predicted = make().fit(X[support], y[support]).predict(X_test)
             values.append(float((predicted == y_test).mean()))
     return np.array(values)

@@ -12,7 +12,7 @@ from featcache.errors import ConfigurationError, ProbeError
 from featcache.metrics import METRICS, Metric
 from featcache.probes.base import check_features, check_targets, check_temperature, row_blocks
 from featcache.probes.episodes import Episodes, draw_episodes
-from featcache.probes.fewshot_heads import centroid_head, ridge_head
+from featcache.probes.fewshot_heads import centroid_head, gram, ridge_head
 from featcache.probes.fewshot_logistic import logistic_head
 from featcache.probes.fewshot_scores import link, project, vote_of_support
 
@@ -240,7 +240,7 @@ class FewShot:
         """
         self._fitted()
         features = check_features(X, n_features=len(self.origin_))
-        return self._iterate(features - self.origin_.astype(np.float32))
+        return self._iterate(features if self.transform == "l2" else features - self.origin_.astype(np.float32))
 
     def predict_scores(self, X: ArrayLike) -> dict[int, Floats]:
         """For each number of shots the mean of the scores over the episodes.
@@ -308,11 +308,19 @@ class FewShot:
         for place, support in enumerate(supports):
             index[place, : len(support)] = support
         real = (index >= 0)[:, :, None]
-        Z = np.where(real, features[index] - self.origin_, 0.0)
+        # Advanced indexing copies, so that the rest can be in place: this is where the time of small heads goes.
+        Z = features[index].astype(np.float64)
+        if self.transform != "l2":
+            Z -= self.origin_
+        ragged = not real.all()
+        if ragged:
+            Z *= real
         if self.transform == "cl2":
             center = (Z.sum(axis=1) / real.sum(axis=1)).astype(np.float32)
             self.center_[shot, episodes] = center
-            Z = np.where(real, Z - center[:, None, :], 0.0)
+            Z -= center[:, None, :]
+            if ragged:
+                Z *= real
         if self.transform != "none":
             length = np.sqrt(np.einsum("bnd,bnd->bn", Z, Z))[:, :, None]
             Z /= np.where(length > 0, length, 1.0)
@@ -325,7 +333,7 @@ class FewShot:
         Z, Y, known = self._supports(shot, episodes, features, indicator)
         if self.head == "knn":
             return 0
-        K, stopped = Z @ np.swapaxes(Z, 1, 2), 0
+        K, stopped = gram(Z), 0
         if self.head == "centroid":
             A, b = centroid_head(K, Y, known, multilabel=self.multilabel_)
         elif self.head == "ridge":

@@ -14,7 +14,6 @@ from featcache.errors import ProbeError, UnknownNameError
 from featcache.probes import PROBES
 from featcache.registry import load_dotted
 
-
 # For sixty rows.
 SETTINGS: dict[str, dict[str, Any]] = {"knn": {"k": (3,)}, "fewshot": {"shots": (1, 2), "n_episodes": 3}}
 
