@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["center_gram", "centroid_head", "gram", "ridge_head"]
+__all__ = ["center_gram", "centroid_head", "ridge_head"]
 
 Floats: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -105,12 +105,6 @@ def ridge_head(K: Floats, Y: Floats, known: Mask, *, alpha: float) -> tuple[Floa
     # The dual weights sum to zero, so that they are weights of the rows that are not centred too.
     b: Floats = mean[:, 0] - (np.swapaxes(mask / count, 1, 2) @ K @ A)[:, 0]
     return A, b
-
-
-def gram(Z: Floats) -> Floats:
-    """(B, n, n) products of the rows of each of (B, n, D) supports with one another."""
-    # One by one: numpy's stacked product of an array with its own transpose is ten times slower than BLAS.
-    return np.stack([rows @ rows.T for rows in Z])
 
 
 def center_gram(K: Floats, mask: Floats) -> Floats:
