@@ -24,10 +24,10 @@ def logistic_head(
 ) -> tuple[Floats, Floats, int]:
     """L2-regularised logistic regression, the intercept not penalised.
 
-    Minimises ``C * sum of losses + |w|^2 / 2``, as scikit-learn does: one softmax over exclusive classes, or a
-    sigmoid for each label. With a penalty on the length, w lies in the span of the support, so the problem is
-    solved in n coordinates: those of the eigenvectors of the centred Gram matrix, in which the Hessian is close to
-    diagonal (it is at equal probabilities), and conjugate gradients need few steps.
+    Minimises ``C * sum of losses + |w|^2 / 2``, as scikit-learn does: one softmax over exclusive classes (two of
+    them: one weight vector), or a sigmoid for each label. With a penalty on the length, w lies in the span of the
+    support, so the problem is solved in n coordinates: those of the eigenvectors of the centred Gram matrix, in
+    which the Hessian is close to diagonal (it is at equal probabilities), and conjugate gradients need few steps.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def logistic_head(
     >>> known = np.ones((1, 2, 2), dtype=bool)
     >>> A, b, stopped = logistic_head(np.eye(2)[None], np.eye(2)[None], known, C=1.0, multilabel=False)
     >>> A.round(3).tolist(), stopped
-    ([[[0.337, -0.337], [-0.337, 0.337]]], 0)
+    ([[[0.201, -0.201], [-0.201, 0.201]]], 0)
     """
     rows: Floats = np.asarray(known.any(axis=2), dtype=np.float64)
     values, vectors = np.linalg.eigh(center_gram(K, rows))
@@ -73,13 +73,17 @@ def logistic_head(
     active: Mask = np.asarray(target.any(axis=1))
     if multilabel:
         active &= np.asarray((known & (Y == 0)).any(axis=1))
+    # Two classes: the softmax splits one weight vector between them, which halves its penalty.
+    strength = np.full(len(K), C)
+    if not multilabel:
+        strength[active.sum(axis=1) == 2] /= 2
     problem = _Problem(
         Z=vectors * np.sqrt(positive)[:, None, :],
         spectrum=positive,
         target=target,
         weight=(known & active[:, None, :]).astype(np.float64),
         active=active,
-        C=C,
+        C=strength[:, None, None],
         multilabel=multilabel,
     )
     solution = np.zeros((K.shape[0], K.shape[1] + 1, Y.shape[2]))
@@ -122,7 +126,8 @@ class _Problem:
     """(B, n, m) 1 where an entry counts."""
     active: Mask
     """(B, m) columns that can be learnt."""
-    C: float
+    C: Floats
+    """(B, 1, 1)."""
     multilabel: bool
 
     def take(self, index: NDArray[np.int64] | Mask) -> _Problem:
@@ -134,6 +139,7 @@ class _Problem:
             target=self.target[index],
             weight=self.weight[index],
             active=self.active[index],
+            C=self.C[index],
         )
 
     def probabilities(self, parameters: Floats) -> Floats:
@@ -156,7 +162,7 @@ class _Problem:
             normal = top + np.log(np.exp(logits - top[:, :, None]).sum(axis=2))
             own = np.where(self.target == 1, logits, 0.0).sum(axis=2)
             loss = ((normal - own) * self.weight.max(axis=2)).sum(axis=1)
-        value: Floats = self.C * loss + 0.5 * np.square(parameters[:, :-1]).sum(axis=(1, 2))
+        value: Floats = self.C[:, 0, 0] * loss + 0.5 * np.square(parameters[:, :-1]).sum(axis=(1, 2))
         return value
 
     def gradient(self, parameters: Floats) -> tuple[Floats, Floats]:

@@ -140,7 +140,7 @@ def test_more_shots_than_rows_or_patients_names_the_counts() -> None:
     with pytest.raises(ProbeError, match="1: 3, 2: 5"):
         spaced_episodes(y, (8,))
     Y = np.array([[1, 0], [1, 1], [0, 1], [1, 0]])
-    with pytest.raises(ProbeError, match="2 patients .* too few for Mass: 1"):
+    with pytest.raises(ProbeError, match=r"2 patients .* too few for Mass: 1"):
         study_episodes(Y, [0, 1, 2, 3], (2,), ["Edema", "Mass"])
     with pytest.raises(ProbeError, match="no rarer label has taken"):
         draw_episodes(np.ones((3, 2)), (2,), 1)

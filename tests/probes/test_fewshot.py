@@ -87,11 +87,11 @@ def scores_by_episode(probe: FewShot, X: Any) -> Iterator[tuple[NDArray[Any], ND
         yield probe.episodes_.support(shot, number), scores
 
 
-@pytest.mark.parametrize("transform", ["cl2", "l2", "none"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("head", "transform"),
+    [(head, how) for head in HEADS for how in ("cl2", "l2", "none") if (head, how) != ("knn", "none")],
+)
 def test_each_episode_equals_one_classifier_fitted_by_hand(head: Any, transform: Any) -> None:
-    if (head, transform) == ("knn", "none"):
-        pytest.skip("refused, see below")
     (X, y), (Q, _) = data(), data(seed=1, n=70)
     settings = {"alpha": 0.3, "C": 4.0, "k": 3, "temperature": 0.1}
     probe = FewShot(SHOTS, n_episodes=4, head=head, transform=transform, **settings).fit(X, y)
@@ -114,9 +114,7 @@ def test_two_classes_and_predictions_equal_scikit_learn() -> None:
             fitted = reference.fit(X[support], y[support])
             np.testing.assert_array_equal(scores.argmax(axis=1), fitted.predict(Q))
             if head == "logistic":
-                # Two classes with a penalty on both are one weight vector with half of it.
-                half = LogisticRegression(C=2.0, tol=1e-10, max_iter=10_000).fit(X[support], y[support])
-                np.testing.assert_allclose(scores, half.predict_proba(Q), atol=2e-5)
+                np.testing.assert_allclose(scores, fitted.predict_proba(Q), atol=2e-5)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.15])
@@ -266,7 +264,7 @@ def test_rows_at_or_near_the_centre_lose_no_digits(head: Any) -> None:
     rows = moved / np.linalg.norm(moved, axis=1, keepdims=True)
     Z, _ = transformed(near, X[support], "cl2")
     settings = {"alpha": 1.0, "C": 1.0, "k": 20, "temperature": 0.07}
-    np.testing.assert_allclose(scores, by_hand(head, Z, y[support], rows, settings), atol=2e-3)
+    np.testing.assert_allclose(scores, by_hand(head, Z, y[support], rows, settings), atol=1e-4)
 
 
 def test_interval_is_student_t() -> None:
