@@ -20,7 +20,7 @@ _HALVINGS = 30
 
 
 def logistic_head(
-    K: Floats, Y: Floats, known: Mask, *, C: float, multilabel: bool, tol: float = 1e-6, max_iter: int = 100
+    K: Floats, Y: Floats, known: Mask, *, C: float, multilabel: bool, tol: float = 1e-9, max_iter: int = 100
 ) -> tuple[Floats, Floats, int]:
     """L2-regularised logistic regression, the intercept not penalised.
 
@@ -42,7 +42,7 @@ def logistic_head(
     multilabel
         Labels, or exclusive classes. A class without rows is left out of the softmax.
     tol
-        Largest component of the gradient at the end.
+        Largest component of the gradient at the end, in units of the larger of 1 and C.
     max_iter
         Newton steps.
 
@@ -74,7 +74,7 @@ def logistic_head(
     if multilabel:
         active &= np.asarray((known & (Y == 0)).any(axis=1))
     # Two classes: the softmax splits one weight vector between them, which halves its penalty.
-    strength = np.full(len(K), C)
+    strength = np.full(len(K), float(C))
     if not multilabel:
         strength[active.sum(axis=1) == 2] /= 2
     problem = _Problem(
@@ -87,11 +87,11 @@ def logistic_head(
         multilabel=multilabel,
     )
     solution = np.zeros((K.shape[0], K.shape[1] + 1, Y.shape[2]))
-    todo = np.arange(len(K))
+    todo, goal = np.arange(len(K)), tol * max(1.0, C)
     for _ in range(max_iter):
         part = problem.take(todo)
         gradient, curvature = part.gradient(solution[todo])
-        going = np.abs(gradient).max(axis=(1, 2)) > tol
+        going = np.abs(gradient).max(axis=(1, 2)) > goal
         todo = todo[going]
         if not len(todo):
             break
@@ -108,7 +108,7 @@ def logistic_head(
     share = rows / rows.sum(axis=1, keepdims=True)
     b = b - (share[:, None, :] @ K @ A)[:, 0]
     gradient, _ = problem.gradient(solution)
-    stopped = int((np.abs(gradient).max(axis=(1, 2)) > 10 * tol).sum())
+    stopped = int((np.abs(gradient).max(axis=(1, 2)) > 10 * goal).sum())
     return A, np.where(active, b, 0.0), stopped
 
 

@@ -109,7 +109,7 @@ def test_two_classes_and_predictions_equal_scikit_learn() -> None:
         ("centroid", NearestCentroid()),
         ("logistic", LogisticRegression(tol=1e-10, max_iter=10_000)),
     ):
-        probe = FewShot((2, 8), n_episodes=5, head=head, transform="none").fit(X, y)  # type: ignore[arg-type]
+        probe = FewShot((2, 8), n_episodes=5, head=head, transform="none", C=1).fit(X, y)  # type: ignore[arg-type]
         for support, scores in scores_by_episode(probe, Q):
             fitted = reference.fit(X[support], y[support])
             np.testing.assert_array_equal(scores.argmax(axis=1), fitted.predict(Q))
