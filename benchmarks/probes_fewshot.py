@@ -8,9 +8,10 @@ All in one run: in each repeat every peer takes its turn, so that a noisy minute
 What is compared. Every peer gets the same episodes, the same float32 features and the same test rows, and ends with
 the accuracy of each episode on all of them. ``none`` are features as long as standardised ones are, sqrt(D) on
 average; ``l2`` are the same at length 1, on which scikit-learn's L-BFGS needs only a few iterations. The more test
-rows, the closer both sides come to the one matrix product that both need; ``fit`` leaves the test rows out. scikit-learn fits and predicts episode by episode, on
-``--reference-episodes`` of them; its time is scaled to all episodes. Ours draws no episode in the measured time, as
-the peers do not, but checks its inputs, fits, scores every class and calls the metric.
+rows, the closer both sides come to the one matrix product that both need; ``fit`` leaves the test rows out.
+scikit-learn fits and predicts episode by episode, on ``--reference-episodes`` of them; its time is scaled to all
+episodes. Ours draws no episode in the measured time, as the peers do not, but checks its inputs, fits, scores every
+class and calls the metric.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def measure(
 def one_by_one(
     make: Callable[[], Any], supports: Sequence[Array], train: tuple[Array, Array], test: tuple[Array, Array]
 ) -> tuple[Array, float, float]:
-    """(n,) accuracies of a scikit-learn classifier fitted on one episode after the other, seconds to fit, and of all."""
+    """(n,) accuracies of a classifier fitted on one episode after the other, seconds to fit, and of all."""
     (X, y), (X_test, y_test), values, fit = train, test, [], 0.0
     begin = time.perf_counter()
     with warnings.catch_warnings():
