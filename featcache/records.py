@@ -267,3 +267,5 @@ class Result:
     """SHA-256 of everything that decides the numbers: request, key, rows, labels, versions."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of featcache and the packages that computed."""
+    episodes: Mapping[str, Any] | None = None
+    """The support rows of few-shot, to be replayed; None for other probes."""

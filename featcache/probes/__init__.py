@@ -9,6 +9,10 @@ from featcache.registry import Registry, load_dotted
 
 if TYPE_CHECKING:
     from featcache.probes.base import Probe
+    from featcache.probes.curves import CurvePoint, learning_curve, mean_interval
+    from featcache.probes.episode_protocols import spaced_episodes, study_episodes
+    from featcache.probes.episodes import Episodes, draw_episodes
+    from featcache.probes.fewshot import FewShot
     from featcache.probes.knn import KNNProbe, vote
     from featcache.probes.linear import LinearHeads
     from featcache.probes.logistic import LogisticProbe, LogisticSweep
@@ -17,7 +21,10 @@ if TYPE_CHECKING:
 
 # In plain order, as in every package of this project.
 __all__ = [
+    "CurvePoint",
+    "Episodes",
     "ExactKNN",
+    "FewShot",
     "KNNProbe",
     "LinearHeads",
     "LogisticProbe",
@@ -27,12 +34,22 @@ __all__ = [
     "ProbeSpec",
     "RidgeProbe",
     "RidgeSweep",
+    "draw_episodes",
+    "learning_curve",
+    "mean_interval",
+    "spaced_episodes",
+    "study_episodes",
     "vote",
 ]
 
 PROBES = Registry(
     "probe",
     (
+        ProbeSpec(
+            name="fewshot",
+            summary="Classifiers from 1, 2, 4, 8 and 16 images a class, over many episodes.",
+            loader="featcache.probes.fewshot:FewShot",
+        ),
         ProbeSpec(
             name="knn",
             summary="Softmax-weighted vote of the k nearest training rows by cosine similarity.",
@@ -58,7 +75,10 @@ PROBES = Registry(
 """The probes by the name users type."""
 
 _EXPORTS = {
+    "CurvePoint": "featcache.probes.curves:CurvePoint",
+    "Episodes": "featcache.probes.episodes:Episodes",
     "ExactKNN": "featcache.probes.neighbours:ExactKNN",
+    "FewShot": "featcache.probes.fewshot:FewShot",
     "KNNProbe": "featcache.probes.knn:KNNProbe",
     "LinearHeads": "featcache.probes.linear:LinearHeads",
     "LogisticProbe": "featcache.probes.logistic:LogisticProbe",
@@ -66,6 +86,11 @@ _EXPORTS = {
     "Probe": "featcache.probes.base:Probe",
     "RidgeProbe": "featcache.probes.ridge:RidgeProbe",
     "RidgeSweep": "featcache.probes.ridge:RidgeSweep",
+    "draw_episodes": "featcache.probes.episodes:draw_episodes",
+    "learning_curve": "featcache.probes.curves:learning_curve",
+    "mean_interval": "featcache.probes.curves:mean_interval",
+    "spaced_episodes": "featcache.probes.episode_protocols:spaced_episodes",
+    "study_episodes": "featcache.probes.episode_protocols:study_episodes",
     "vote": "featcache.probes.knn:vote",
 }
 
