@@ -18,8 +18,8 @@ NEAR_TIE = 1e-6
 
 # Float64 sums of the same products in another order differ by less: such similarities are equal.
 _DECIMALS = 12
-# Numbers gathered at a time: 4 MB of float64, about a second-level cache.
-_GATHERED = 2**19
+# Numbers gathered at a time: 2 MB of float64, about a second-level cache.
+_GATHERED = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class Rows:
         """Some rows at length 1."""
         unit: NDArray[np.float64] = self.vectors[rows] / self.lengths[rows, None]
         return unit
+
+    def take(self, rows: slice | NDArray[np.int64]) -> Rows:
+        """Some of the rows."""
+        return Rows(self.vectors[rows], self.lengths[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ def rank(
         width = int(count[-1])
         place = (ends[chosen] - count)[:, None] + np.minimum(np.arange(width), count[:, None] - 1)
         near = candidates[place]
-        similarity = _cosines(rows, Rows(queries.vectors[chosen], queries.lengths[chosen]), near)
+        similarity = _cosines(rows, queries.take(chosen), near)
         similarity[np.arange(width) >= count[:, None]] = -np.inf
         found.put(chosen, _ordered(similarity, near, k))
 
@@ -174,7 +178,7 @@ def scan(rows: Rows, queries: Rows, k: int) -> Ranking:
     [[0], [1], [0]]
     """
     _, first, which = np.unique(queries.vectors, axis=0, return_index=True, return_inverse=True)
-    distinct = Rows(queries.vectors[first], queries.lengths[first])
+    distinct = queries.take(first)
     n, found = len(rows.vectors), Ranking.empty(len(first), k)
     for chosen in row_blocks(len(first), 2 * n):
         unit = distinct.unit(chosen)
@@ -184,7 +188,7 @@ def scan(rows: Rows, queries: Rows, k: int) -> Ranking:
         last = np.partition(similarity, n - k, axis=1)[:, n - k]
         query, near = np.nonzero(similarity >= last[:, None] - NEAR_TIE - 1e-9)
         counts = np.bincount(query, minlength=len(unit))
-        found.put(chosen, rank(rows, Rows(distinct.vectors[chosen], distinct.lengths[chosen]), k, near, counts))
+        found.put(chosen, rank(rows, distinct.take(chosen), k, near, counts))
     return Ranking(found.similarity[which], found.index[which], found.near_ties[which])
 
 

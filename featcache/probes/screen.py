@@ -80,7 +80,7 @@ class Screen:
         self._rows = torch.zeros((self._columns, padded), dtype=torch.bfloat16)
         self._error = torch.zeros((self._columns, 3))
         with torch_threads(threads):
-            for block in row_blocks(n, 16 * width):
+            for block in row_blocks(n, 64 * width):
                 centred, shift = self._centre(rows, block)
                 rounded = self._rows[block]
                 rounded[:, :width] = centred
@@ -98,6 +98,17 @@ class Screen:
         # Columns beyond n are zero rows, whose bound is 0: candidates are only taken above 0.
         self._worst = self._error.view(_GROUP, -1, 3).amax(dim=0)
 
+    @staticmethod
+    def decides(n: int, k: int) -> bool:
+        """Whether there are enough rows for k to be few among them."""
+        return n >= 2 * _GROUP * k
+
+    def workers(self) -> int:
+        """Threads that may work beside each other."""
+        import torch
+
+        return self.threads or torch.get_num_threads()
+
     def _centre(self, rows: Rows, block: slice) -> tuple[Any, Any]:
         """x - m and m.(x - m), in float64."""
         import torch
@@ -111,10 +122,12 @@ class Screen:
         """Candidates of the queries, block by block; a query that is in none was not decided."""
         import torch
 
-        if k * _GROUP * 2 > self._n:
+        if not self.decides(self._n, k):
             return
-        width = rows_width = queries.vectors.shape[1]
+        width = queries.vectors.shape[1]
         step = max(64, _BLOCK // self._columns)
+        # Written again and again: fresh pages would cost as much as the product.
+        space = torch.empty((min(step, len(queries.vectors)), self._columns), dtype=torch.bfloat16)
         for start in range(0, len(queries.vectors), step):
             block = slice(start, min(start + step, len(queries.vectors)))
             with torch_threads(self.threads):
@@ -125,10 +138,11 @@ class Screen:
                 length = torch.linalg.vector_norm(rounded[:, :width].double(), dim=1)
                 lost = torch.linalg.vector_norm(centred - rounded[:, :width].double(), dim=1)
                 own = torch.stack([length, lost + self._summed * length, torch.ones_like(length)], dim=1)
-                rounded[:, rows_width + 3 : width + 6] = own * _UP
+                rounded[:, width + 3 : width + 6] = own * _UP
                 own = rounded[:, width + 3 : width + 6].float()
-                bounds = rounded @ self._rows.T
-                yield self._decide(bounds, own, k, start)
+                bounds = torch.mm(rounded, self._rows.T, out=space[: len(rounded)])
+                found = self._decide(bounds, own, k, start)
+            yield found
 
     def _decide(self, bounds: Any, own: Any, k: int, start: int) -> Candidates:
         import torch
