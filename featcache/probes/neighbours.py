@@ -156,7 +156,8 @@ class ExactKNN:
             raise ProbeError("the index is not fitted", remedy="Call fit(X) first.")
         given = check_features(Q, name="the queries", n_features=self.rows_.shape[1])
         queries = lengths(given, "the queries")
-        self.recall_, self.notes_, self.n_scanned_ = 1.0, (), 0
+        self.recall_, self.n_scanned_ = 1.0, 0
+        self.notes_: tuple[str, ...] = ()
         with faiss_threads(self.threads):
             found = self._exact(queries) if self.index == "flat" else self._approximate(queries)
         self.n_near_ties_ = int(found.near_ties.sum())
@@ -221,7 +222,8 @@ class ExactKNN:
             return which[:0]
         # A sum of D float32 products of two unit rows, each rounded to float32, is off by less than this.
         slack = (self.rows_.shape[1] + 8) * 2.0**-24
-        return which[bound[:, -1] >= near.similarity[:, -1] - slack - NEAR_TIE]
+        unsure = np.flatnonzero(bound[:, -1] >= near.similarity[:, -1] - slack - NEAR_TIE)
+        return which[unsure]
 
     def _flat(self) -> VectorIndex:
         if not hasattr(self, "_vectors"):

@@ -133,5 +133,5 @@ def test_an_approximate_index_reports_its_recall(kind: Any) -> None:
     "settings", [{"algorithm": "magic"}, {"index": "magic"}, {"algorithm": "bf16", "index": "ivf"}]
 )
 def test_unknown_settings_are_refused(settings: Any) -> None:
-    with pytest.raises(ConfigurationError, match="magic|searched by FAISS"):
+    with pytest.raises(ConfigurationError, match=r"magic|searched by FAISS"):
         ExactKNN(1, **settings).fit(np.eye(3))
