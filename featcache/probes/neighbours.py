@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ConfigurationError, ProbeError
 from featcache.probes.base import check_features
+from featcache.probes.parameters import Parameters
 from featcache.probes.ranking import NEAR_TIE, Ranking, Rows, lengths, rank, scan
 from featcache.probes.vectors import VectorIndex, faiss_threads, gpu_count
 
@@ -32,7 +33,7 @@ _FEWEST_QUERIES = 1000
 _RECALL_SAMPLE = 256
 
 
-class ExactKNN:
+class ExactKNN(Parameters):
     """The k nearest rows by cosine similarity: something fast finds candidates, float64 ranks them.
 
     The result is the ranking by the cosine in float64, rounded to 12 decimals, with ties broken by row number. It
