@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from featcache.probes.base import Probe
     from featcache.probes.knn import KNNProbe, vote
     from featcache.probes.linear import LogisticProbe
+    from featcache.probes.mlknn import MultiLabelKNN
     from featcache.probes.neighbours import ExactKNN
 
 # In plain order, as in every package of this project.
-__all__ = ["ExactKNN", "KNNProbe", "LogisticProbe", "PROBES", "Probe", "ProbeSpec", "vote"]
+__all__ = ["ExactKNN", "KNNProbe", "LogisticProbe", "MultiLabelKNN", "PROBES", "Probe", "ProbeSpec", "vote"]
 
 PROBES = Registry(
     "probe",
@@ -23,6 +24,11 @@ PROBES = Registry(
             name="knn",
             summary="Softmax-weighted vote of the k nearest training rows by cosine similarity.",
             loader="featcache.probes.knn:KNNProbe",
+        ),
+        ProbeSpec(
+            name="mlknn",
+            summary="Multi-label kNN (Zhang and Zhou): the posterior of a label given its count among the neighbours.",
+            loader="featcache.probes.mlknn:MultiLabelKNN",
         ),
         ProbeSpec(
             name="linear",
@@ -37,6 +43,7 @@ _EXPORTS = {
     "ExactKNN": "featcache.probes.neighbours:ExactKNN",
     "KNNProbe": "featcache.probes.knn:KNNProbe",
     "LogisticProbe": "featcache.probes.linear:LogisticProbe",
+    "MultiLabelKNN": "featcache.probes.mlknn:MultiLabelKNN",
     "Probe": "featcache.probes.base:Probe",
     "vote": "featcache.probes.knn:vote",
 }

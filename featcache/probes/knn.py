@@ -200,7 +200,7 @@ class KNNProbe(Parameters):
             self._fit_notes = (f"k = {', '.join(map(str, left_out))} left out: the training rows are {len(features)}.",)
         search = ExactKNN(max(self.k_), algorithm=self.algorithm, index=self.index, threads=self.threads)
         self.index_ = search.fit(self._prepare(features))
-        self.notes_ = self._fit_notes
+        self.notes_: tuple[str, ...] = self._fit_notes
         return self
 
     def predict_scores(self, Q: ArrayLike) -> dict[int, NDArray[np.float64]]:
