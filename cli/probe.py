@@ -76,11 +76,29 @@ def probe() -> None:
 @probe.command()
 @click.option("--k", type=NumberList(int), help="One search serves all [10,20,100,200].")
 @click.option("--temperature", type=float, help="Of the softmax vote [0.07].")
+@click.option("--vote", type=click.Choice(["softmax", "majority"]), help="[softmax]")
 @click.option("--standardize", is_flag=True, default=None, help="Standardise by the training statistics first.")
+@click.option("--n-per-class", type=click.IntRange(min=1), help="Low-shot: learn from so many images a class.")
+@click.option("--n-tries", type=click.IntRange(min=1), help="Low-shot: draws of these images; their mean is given [5].")
+@click.option(
+    "--index", type=click.Choice(["flat", "ivf"]), help="ivf: approximate, its measured recall is noted [flat]."
+)
 @_probe_options
 def knn(**options: Any) -> None:
-    """k nearest neighbours: exact cosine search, softmax vote. Learns from train."""
+    """k nearest neighbours: exact cosine search, one for all k. Learns from train."""
     _run("knn", **options)
+
+
+@probe.command()
+@click.option("--k", type=NumberList(int), help="One search serves all [10,20,100,200].")
+@click.option("--s", type=float, help="Smoothing [1].")
+@click.option(
+    "--self-neighbour", is_flag=True, default=None, help="Count a training row as its own neighbour, as the study does."
+)
+@_probe_options
+def mlknn(**options: Any) -> None:
+    """Multi-label kNN (Zhang and Zhou 2007). Learns from train and val."""
+    _run("mlknn", **options)
 
 
 @probe.command()

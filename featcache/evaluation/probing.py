@@ -106,8 +106,9 @@ def probe(
     record
         Write the result to the ledger of the store's home.
     **parameters
-        Of the probe's estimator: ``k``, ``temperature``, ``standardize`` for ``knn``; ``C`` for ``logistic`` …; of
-        ``fewshot`` also ``protocol`` (``random``, ``study``) and ``episodes``, a file of episodes to replay.
+        Of the probe's estimator: ``k``, ``temperature``, ``standardize`` for ``knn`` (and, for its low-shot form,
+        ``n_per_class`` and ``n_tries``); ``C`` for ``logistic`` …; of ``fewshot`` also ``protocol`` (``random``,
+        ``study``) and ``episodes``, a file of episodes to replay.
 
     Returns
     -------
@@ -199,7 +200,7 @@ def _answer(
         train = fraction_of(parts["train"], fraction, seed=question.seed)
         unseen = val.take(val.starts[:0]) if question.split == "val" else val
         used = {"train": train, "val": unseen, "scored": scored}
-        if question.probe == "fewshot":
+        if question.probe == "fewshot" or "n_per_class" in question.parameters:
             if len(question.train_fraction) > 1:
                 raise ConfigurationError("few-shot has shots instead of training fractions", remedy="Give one of them.")
             found, settings, notes, episodes = few_shot_runs(

@@ -40,6 +40,8 @@ def few_shot_runs(
         What was drawn, as JSON: with it the same episodes can be replayed.
     """
     parameters = dict(request.parameters)
+    if "n_per_class" in parameters:
+        parameters = _low_shot(parameters, train)
     protocol, replayed = parameters.pop("protocol", "random"), parameters.pop("episodes", None)
     notes: list[str] = []
     if "shots" not in parameters and replayed is None:
@@ -68,6 +70,23 @@ def few_shot_runs(
     notes.append("Few-shot intervals are t intervals of the mean over episodes: they cover the draw of the support.")
     settings = settings_of(estimator) | {"protocol": protocol}
     return runs, settings, [*notes, *estimator.notes_], estimator.episodes_.to_dict()
+
+
+def _low_shot(parameters: Mapping[str, Any], train: Rows) -> dict[str, Any]:
+    """The few-shot probe that the low-shot form of kNN is: one number of shots, few tries, neighbours by direction."""
+    allowed = {"k", "temperature", "n_per_class", "n_tries"}
+    if set(parameters) - allowed:
+        raise ConfigurationError(
+            f"low-shot kNN does not take {', '.join(sorted(set(parameters) - allowed))}",
+            remedy=f"It takes {', '.join(sorted(allowed))}.",
+        )
+    shots = int(parameters["n_per_class"])
+    classes = train.y.shape[1] if train.y.ndim == 2 else len(np.unique(train.y))
+    k = np.atleast_1d(parameters.get("k", min(20, shots * classes)))
+    if len(k) > 1:
+        raise ConfigurationError("low-shot kNN takes one k", remedy="Run it once for each k.")
+    chosen = {name: parameters[name] for name in ("temperature",) if name in parameters}
+    return {"shots": (shots,), "n_episodes": parameters.get("n_tries", 5), "head": "knn", "k": int(k[0]), **chosen}
 
 
 def _feasible(train: Rows) -> tuple[tuple[int, ...], list[str]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featcache.probes.knn import KNNProbe, vote
     from featcache.probes.linear import LinearHeads
     from featcache.probes.logistic import LogisticProbe, LogisticSweep
+    from featcache.probes.mlknn import MultiLabelKNN
     from featcache.probes.neighbours import ExactKNN
     from featcache.probes.ridge import RidgeProbe, RidgeSweep
 
@@ -41,6 +42,7 @@ __all__ = [
     "study_episodes",
     "vote",
 ]
+__all__ = ["ExactKNN", "KNNProbe", "LogisticProbe", "MultiLabelKNN", "PROBES", "Probe", "ProbeSpec", "vote"]
 
 PROBES = Registry(
     "probe",
@@ -66,6 +68,11 @@ PROBES = Registry(
             loader="featcache.probes.logistic:LogisticProbe",
         ),
         ProbeSpec(
+            name="mlknn",
+            summary="Multi-label kNN (Zhang and Zhou): the posterior of a label given its count among the neighbours.",
+            loader="featcache.probes.mlknn:MultiLabelKNN",
+        ),
+        ProbeSpec(
             name="ridge",
             summary="Ridge regression on class indicators, the whole penalty path from one Gram matrix.",
             loader="featcache.probes.ridge:RidgeProbe",
@@ -83,6 +90,7 @@ _EXPORTS = {
     "LinearHeads": "featcache.probes.linear:LinearHeads",
     "LogisticProbe": "featcache.probes.logistic:LogisticProbe",
     "LogisticSweep": "featcache.probes.logistic:LogisticSweep",
+    "MultiLabelKNN": "featcache.probes.mlknn:MultiLabelKNN",
     "Probe": "featcache.probes.base:Probe",
     "RidgeProbe": "featcache.probes.ridge:RidgeProbe",
     "RidgeSweep": "featcache.probes.ridge:RidgeSweep",

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.neighbors import NearestCentroid
 
 import featcache
-from featcache.errors import ConfigurationError
+from featcache.errors import ConfigurationError, ProbeError
 from featcache.records import Task
 from featcache.reports import draw_learning_curve
 from featcache.store import FeatureStore
@@ -80,3 +80,29 @@ def test_the_learning_curve_is_drawn(store: Store, tmp_path: Path) -> None:
             assert picture.format == "PNG"
     with pytest.raises(ConfigurationError, match="no curve"):
         draw_learning_curve([featcache.probe("knn", opened, k=3)], tmp_path / "x.png")
+
+
+def test_low_shot_knn_is_few_shot_with_neighbours(store: Store) -> None:
+    opened = store()
+    low = featcache.probe("knn", opened, n_per_class=8, n_tries=3, k=5)
+    few = featcache.probe("fewshot", opened, shots=8, n_episodes=3, head="knn", k=5)
+    assert repr([run.metrics for run in low.runs]) == repr([run.metrics for run in few.runs])
+    for wrong, message in (({"k": (1, 5)}, "one k"), ({"index": "ivf"}, "does not take index")):
+        with pytest.raises(ConfigurationError, match=message):
+            featcache.probe("knn", opened, n_per_class=8, **wrong)
+
+
+def test_mlknn_learns_from_train_and_val_and_answers_only_labels(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    findings = Task("findings", "multilabel", ("a", "b"), ("a", "b"))
+    opened = store(tasks=(findings,), **{name: rng.integers(0, 2, 240).astype(float) for name in "ab"})
+    result = featcache.probe("mlknn", opened, k=(5, 9))
+    assert [run.parameters["k"] for run in result.runs] == [5, 9]
+    from featcache.probes import MultiLabelKNN
+
+    parts = [opened.arrays(split=split, target="findings") for split in ("train", "val")]
+    X, Y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    expected = MultiLabelKNN((5, 9)).fit(X, Y).predict_scores(opened.arrays(split="test", target="findings")[0])
+    np.testing.assert_array_equal(result.runs[1].scores, expected[9])  # type: ignore[arg-type]
+    with pytest.raises(ProbeError, match="multi-label"):
+        featcache.probe("mlknn", store(), k=5)

@@ -15,7 +15,11 @@ from featcache.probes import PROBES
 from featcache.registry import load_dotted
 
 # For sixty rows.
-SETTINGS: dict[str, dict[str, Any]] = {"knn": {"k": (3,)}, "fewshot": {"shots": (1, 2), "n_episodes": 3}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fewshot": {"shots": (1, 2), "n_episodes": 3},
+    "knn": {"k": (3,)},
+    "mlknn": {"k": (3,)},
+}
 
 
 @pytest.fixture(params=PROBES.names())
