@@ -89,9 +89,10 @@ def fit(name: str, request: Request, parts: Parts, *, want_val: bool) -> Fitted:
 def make(name: str, request: Request) -> Any:
     """The estimator with the options that were given."""
     estimator = load_dotted(PROBES[name].loader)
+    grids = _GRIDS if name != "fewshot" else {"shots"}
     parameters = {  # one value of a grid is a grid of one
-        name: (value,) if name in _GRIDS and np.ndim(value) == 0 else value
-        for name, value in request.parameters.items()
+        option: (value,) if option in grids and np.ndim(value) == 0 else value
+        for option, value in request.parameters.items()
     }
     seeded = {"seed": request.seed} if name in _SEEDED else {}
     try:
@@ -100,7 +101,7 @@ def make(name: str, request: Request) -> Any:
         raise ConfigurationError(f"probe {name!r} does not take these options: {error}") from error
 
 
-_GRIDS = frozenset({"k", "C", "alpha", "shots", "learning_rates", "n_last_blocks", "avgpool"})
+_GRIDS = frozenset({"k", "C", "alpha", "learning_rates", "n_last_blocks", "avgpool"})
 _SEEDED = frozenset({"fewshot", "linear", "logistic", "ridge"})
 
 
