@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.datasets import Dataset
+from featcache.datasets import DATASETS, Dataset
 from featcache.errors import ConfigurationError, StoreCorruptError, StoreError
 from featcache.extraction.devices import PRECISIONS, best_precision, resolve_device
 from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, preset
@@ -115,7 +115,9 @@ def make_plan(
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
-    recipe = preset(preprocess, spec, image_size) if isinstance(preprocess, str) else preprocess
+    recipe = (
+        _recipe(preprocess, spec, image_size, dataset, registry_name) if isinstance(preprocess, str) else preprocess
+    )
     source = locate_weights(spec, None if weights is None else Path(weights))
     folder = home / dataset.name
     digests, failures = record_samples(dataset, folder, registry_name, write=record)
@@ -163,6 +165,13 @@ def _families(forms: Sequence[FeatureStore], form: StoreFormat, patches: bool) -
 def union_of(missing: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
     """Rows that any family lacks, in order."""
     return np.unique(np.concatenate(list(missing.values())))
+
+
+def _recipe(text: str, spec: ModelSpec, image_size: int | None, dataset: Dataset, registry_name: str) -> Preprocess:
+    """The named recipe; ``auto`` by the dataset's modality, where its files have more than 8 bits."""
+    modality = DATASETS[registry_name].modality if registry_name in DATASETS else None
+    deep = bool(set(_decoders(dataset)) - {"raster"})
+    return preset(text, spec, image_size, modality=modality, deep=deep)
 
 
 def portable_name(dataset: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.errors import ImageError
-from featcache.imaging import Preprocess, read, select, to_tensor
+from featcache.imaging import Preprocess, prepare, read, select
 from featcache.records import Failure, Image, Sample
 from featcache.store import file_digest, row_digest
 
@@ -97,10 +97,8 @@ class Reader:
             if row_digest(content, job.sample.selector.to_text()) != job.digest:
                 raise ImageError("the file changed while it was being extracted", remedy="Extract again.")
             plane = select(image, job.sample.selector)
-            if plane.size == 0:
-                raise ImageError("the image has no pixels", remedy="Copy the file again from its source.")
-            constant = image.kind == "plane" and bool(plane.min() == plane.max())
-            tensor = to_tensor(plane, image.value_range, self._preprocess)
+            constant = image.kind == "plane" and plane.size > 0 and bool(plane.min() == plane.max())
+            tensor = prepare(image, job.sample.selector, self._preprocess)
         except ImageError as error:
             failure = Failure(job.sample.id, job.relative_path, error.message, error.remedy or "")
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the run

@@ -3,15 +3,20 @@
 Importing this package is cheap: decoders load with the first file, torch with the first tensor.
 """
 
+from featcache.imaging.intensity import WINDOWS
 from featcache.imaging.planes import select
-from featcache.imaging.preprocess import PRESETS, Preprocess, preset, to_tensor
+from featcache.imaging.prepare import prepare
+from featcache.imaging.preprocess import Preprocess, to_tensor
+from featcache.imaging.presets import PRESETS, preset
 from featcache.imaging.reader import DECODER_VERSIONS, decoder_of, read
 
 __all__ = [
     "DECODER_VERSIONS",
     "PRESETS",
     "Preprocess",
+    "WINDOWS",
     "decoder_of",
+    "prepare",
     "preset",
     "read",
     "select",
