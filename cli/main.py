@@ -20,6 +20,7 @@ from .demo import demo
 from .doctor import doctor
 from .exchange import export, import_, merge
 from .extract import extract, labels, why
+from .preview import preview
 from .probe import probe
 from .results import compare, results
 from .store import gc as collect
@@ -42,6 +43,7 @@ def cli(debug: bool) -> None:
 
 
 for command in (
+    preview,
     extract,
     probe,
     results,

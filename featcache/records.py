@@ -18,6 +18,7 @@ __all__ = [
     "Failure",
     "Image",
     "ProbeRun",
+    "PreviewTile",
     "Progress",
     "Result",
     "Sample",
@@ -130,6 +131,20 @@ class Failure:
     """What is wrong."""
     remedy: str
     """What to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewTile:
+    """One sample as the model will see it."""
+
+    id: str
+    """The sample's id."""
+    label: str
+    """Its target in words; empty without a task, ``?`` where it is missing."""
+    pixels: NDArray[np.uint8] | None
+    """(S, S, 3) the tensor with normalisation undone; None if the image cannot be used."""
+    failure: Failure | None
+    """Why there are no pixels; set exactly if ``pixels`` is None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,17 @@
 
 from featcache.extraction.extract import extract
 from featcache.extraction.plan import Plan, make_plan
+from featcache.extraction.preview import Preview, preview
 from featcache.extraction.upkeep import Explanation, check_source, repair, update_labels, why
 
 __all__ = [
     "Explanation",
     "Plan",
+    "Preview",
     "check_source",
     "extract",
     "make_plan",
+    "preview",
     "repair",
     "update_labels",
     "why",
