@@ -18,8 +18,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import Decoder, DecodeRunner
+from pydicom.pixels.decoders.base import Decoder, DecodeRunner, get_decoder
 
 __all__ = ["DECODER_DEPENDENCIES", "decode_frame", "decoder_for", "is_available"]
 
@@ -28,9 +27,10 @@ _JPEG_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1)
 _JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 _JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 
-DECODER_DEPENDENCIES = {
-    syntax: ("imagecodecs",) for syntax in (*_JPEG, *_JPEG_LOSSLESS, *_JPEG_LS, *_JPEG_2000, uid.RLELossless)
-}
+_END_OF_IMAGE = b"\xff\xd9"
+
+_COMPRESSED = (*_JPEG, *_JPEG_LOSSLESS, *_JPEG_LS, *_JPEG_2000, uid.RLELossless)
+DECODER_DEPENDENCIES = dict.fromkeys(_COMPRESSED, ("imagecodecs",))
 """Compressed transfer syntaxes that are decoded here; pydicom asks a plugin for this table."""
 
 
@@ -79,6 +79,8 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
 
 
 def _jpeg(src: bytes, runner: DecodeRunner) -> NDArray[Any]:
+    if _END_OF_IMAGE not in src[-16:]:  # padding may follow
+        raise ValueError("the JPEG stream is truncated")  # libjpeg would fill the rest with grey
     # No colour transform here: pydicom converts afterwards by the photometric interpretation it has settled on.
     space = "GRAYSCALE" if runner.samples_per_pixel == 1 else "RGB"
     return _sized(imagecodecs.jpeg8_decode(src, colorspace=space, outcolorspace=space), runner)
@@ -96,9 +98,9 @@ def _jpeg_2000(src: bytes, runner: DecodeRunner) -> NDArray[Any]:
 
 
 def _rle(src: bytes, runner: DecodeRunner) -> NDArray[Any]:
-    frame: NDArray[Any] = imagecodecs.dicomrle_decode(src, np.dtype(f"<u{runner.bits_allocated // 8}"))
+    dtype = np.dtype(f"<u{runner.bits_allocated // 8}")
     runner.set_option("planar_configuration", 1)
-    return frame
+    return np.frombuffer(imagecodecs.dicomrle_decode(src, dtype), dtype)
 
 
 def _sized(frame: NDArray[Any], runner: DecodeRunner) -> NDArray[Any]:

@@ -12,12 +12,12 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from featcache.errors import ImageError
-from featcache.records import Image
+from featcache.records import Image, Selector
 
 __all__ = ["load"]
 
 
-def load(path: Path) -> Image:
+def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - frozen
     """Decode a three-dimensional NIfTI file to an (X, Y, Z) array whose axes point right, anterior, superior.
 
     The header's scale factors are applied, as every viewer does; unscaled files keep their dtype.

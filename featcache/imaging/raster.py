@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from featcache.errors import ImageError
-from featcache.records import Image
+from featcache.records import Image, Selector
 
 __all__ = ["MAX_PIXELS", "load"]
 
@@ -22,7 +22,7 @@ MAX_PIXELS = 200_000_000
 _DEEP_GREY = {"I;16", "I;16B", "I;16L", "I", "F"}
 
 
-def load(path: Path) -> Image:
+def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - frozen
     """Decode a raster file: (H, W) for grey, (H, W, 3) for colour; alpha is dropped, EXIF orientation applied."""
     try:
         with warnings.catch_warnings():
