@@ -5,15 +5,17 @@ Importing this package is cheap: decoders load with the first file, torch with t
 
 from featcache.imaging.planes import select
 from featcache.imaging.preprocess import PRESETS, Preprocess, preset, to_tensor
-from featcache.imaging.reader import DECODER_VERSIONS, decoder_of, read
+from featcache.imaging.reader import DECODER_VERSIONS, decoder_of, files_of, read, unit_of
 
 __all__ = [
     "DECODER_VERSIONS",
     "PRESETS",
     "Preprocess",
     "decoder_of",
+    "files_of",
     "preset",
     "read",
     "select",
     "to_tensor",
+    "unit_of",
 ]
