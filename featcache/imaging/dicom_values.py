@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,7 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian
 from featcache.errors import ImageError
 from featcache.imaging.dicom_header import damaged, number, numbers
 
-__all__ = ["Values", "to_values"]
+__all__ = ["Values", "joined", "to_values"]
 
 WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
@@ -67,6 +68,23 @@ def to_values(stored: NDArray[Any], header: Dataset) -> Values:
         return _values(stored, header)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise damaged("its lookup tables or rescaling make no sense", error) from None
+
+
+def joined(values: Sequence[Values]) -> list[NDArray[Any]]:
+    """Arrays of several frames in one dtype: for integers one of theirs, int16, uint16 or int32 that holds all values.
+
+    The dtype of a single frame depends on its values (:func:`to_values`), that of a volume on all of them.
+    """
+    arrays = [item.array for item in values]
+    dtypes = sorted({array.dtype for array in arrays}, key=lambda dtype: dtype.itemsize)
+    if len(dtypes) == 1:
+        return arrays
+    common = np.result_type(*dtypes)
+    if all(dtype.kind in "iu" for dtype in dtypes):
+        filled = [array for array in arrays if array.size]
+        ends = min(int(array.min()) for array in filled), max(int(array.max()) for array in filled)
+        common = _holding(ends, dtypes) or common
+    return [array.astype(common, copy=False) for array in arrays]
 
 
 def _values(stored: NDArray[Any], header: Dataset) -> Values:
@@ -136,13 +154,22 @@ def _rescaled(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[A
     if stored.dtype.kind == "f":
         return (stored.astype(np.float64) * slope + intercept).astype(stored.dtype)
     if slope.is_integer() and intercept.is_integer() and stored.size:
-        ends = [int(end) * int(slope) + int(intercept) for end in (stored.min(), stored.max())]
-        for candidate in (stored.dtype, np.dtype(np.int16), np.dtype(np.uint16), np.dtype(np.int32)):
-            limits = np.iinfo(candidate)
-            if limits.min <= min(ends) and max(ends) <= limits.max:
-                return (stored.astype(np.int64) * int(slope) + int(intercept)).astype(candidate)
+        ends = sorted(int(end) * int(slope) + int(intercept) for end in (stored.min(), stored.max()))
+        dtype = _holding((ends[0], ends[1]), [stored.dtype])
+        if dtype is not None:
+            # Integers wrap around, so that what fits in the end may overflow on the way: no wider copy is needed.
+            factor, offset = (np.array(int(term)).astype(dtype) for term in (slope, intercept))
+            return cast(NDArray[Any], stored.astype(dtype) * factor + offset)
     wide = stored.astype(np.float64) * slope + intercept
     return wide if stored.dtype.itemsize > 2 else wide.astype(np.float32)
+
+
+def _holding(ends: tuple[int, int], preferred: Sequence[np.dtype[Any]]) -> np.dtype[Any] | None:
+    for candidate in (*preferred, np.dtype(np.int16), np.dtype(np.uint16), np.dtype(np.int32)):
+        limits = np.iinfo(candidate)
+        if limits.min <= ends[0] and ends[1] <= limits.max:
+            return candidate
+    return None
 
 
 def _windows(header: Dataset, function: WindowFunction, total: float | None) -> tuple[tuple[float, float], ...]:

@@ -16,9 +16,10 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from featcache.imaging.dicom_header import number, numbers
+from featcache.imaging.dicom_header import numbers
+from featcache.records import Axis
 
-__all__ = ["NoVolumeError", "Stack", "canonical", "canonical_shape", "orientation_name"]
+__all__ = ["SAME_POSITION_MM", "NoVolumeError", "Plane", "Stack", "canonical", "canonical_shape", "plane_of"]
 
 SAME_DIRECTION = 1e-3
 """Largest difference of a direction cosine within one orientation; files carry 3 to 6 digits."""
@@ -31,6 +32,7 @@ UNEVEN = 0.05
 TILT_DEGREES = 0.5
 """A larger angle between the slice normal and the direction of the stack is said."""
 
+_AXES: tuple[Axis, Axis, Axis] = ("sagittal", "coronal", "axial")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -40,14 +42,16 @@ class NoVolumeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Parallel slices in a row."""
+    """Parallel slices in a row, one at each position."""
 
     order: tuple[int, ...]
-    """Indices of the given headers, along the slice normal; of several at one position the first."""
+    """Indices of the given headers in the order of the volume: from left to right, back to front or foot to head."""
     affine: NDArray[np.float64]
     """(4, 4), (column, row, slice) indices to RAS+ millimetres."""
+    axis: Axis
+    """The axis of the canonical volume that the slices are counted along."""
     notes: tuple[str, ...]
-    """Gaps, duplicate positions, uneven distances, gantry tilt: in sentences."""
+    """Gaps, uneven distances, gantry tilt: in sentences."""
 
     @classmethod
     def of(cls, headers: Sequence[Dataset]) -> Stack:
@@ -56,41 +60,85 @@ class Stack:
         Raises
         ------
         NoVolumeError
-            If positions or orientations are missing, orientations or spacings differ, or all positions are equal.
+            If there is one slice only, if positions or orientations are missing, orientations or spacings differ, or
+            two slices lie at one position.
         """
-        rows = [_plane(header) for header in headers]
-        planes = np.array([row for row in rows if row is not None])
-        if len(planes) < len(rows):
-            raise NoVolumeError(f"{len(rows) - len(planes)} of them have no position, orientation or pixel spacing")
-        orientation, spacing, positions = planes[0, :6], planes[0, 6:8], planes[:, 8:]
-        if np.abs(planes[:, :6] - orientation).max() > SAME_DIRECTION:
-            raise NoVolumeError("their orientations differ")
-        if np.abs(planes[:, 6:8] / spacing - 1).max() > SAME_DIRECTION:
-            raise NoVolumeError("their pixel spacings differ")
-        normal = np.cross(orientation[:3], orientation[3:])
-        depth = positions @ normal
+        planes = [plane_of(header) for header in headers]
+        known = [plane for plane in planes if plane is not None]
+        if len(known) < len(planes):
+            raise NoVolumeError(f"{len(planes) - len(known)} slices have no position, orientation or pixel spacing")
+        if len(known) < 2:
+            raise NoVolumeError("there is one slice only")
+        first = known[0]
+        if not all(first.parallel(other) for other in known):
+            raise NoVolumeError("the orientations differ")
+        if not all(first.same_spacing(other) for other in known):
+            raise NoVolumeError("the pixel spacings differ")
+        depth = np.array([first.depth(other) for other in known])
         order = np.argsort(depth, kind="stable")
-        fresh = np.concatenate([[True], np.diff(depth[order]) > SAME_POSITION_MM])
-        notes = []
-        if not fresh.all():
-            notes.append(
-                f"{np.count_nonzero(~fresh)} of {len(order)} slices lie at a position that another slice has already: "
-                "the first file of each position is used."
-            )
-            order = order[fresh]
-        if len(order) < 2:
-            if len(rows) > 1:
-                raise NoVolumeError("all of them lie at one position")
-            step = normal * (number(headers[0], "SliceThickness") or 1.0)
-        else:
-            step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
-            notes += _spacing_notes(np.diff(depth[order])) + _tilt_notes(step, normal)
-        affine = np.eye(4)
-        affine[:3, 0] = orientation[:3] * spacing[1]  # a column further: along the row, by the column spacing
-        affine[:3, 1] = orientation[3:] * spacing[0]
-        affine[:3, 2] = step
-        affine[:3, 3] = positions[order[0]]
-        return cls(tuple(order.tolist()), _LPS_TO_RAS @ affine, tuple(notes))
+        distances = np.diff(depth[order])
+        if distances.min() <= SAME_POSITION_MM:
+            raise NoVolumeError("two slices lie at one position")
+        affine = _affine(first, known[order[0]].position, known[order[-1]].position, len(order))
+        axis, sense = nibabel.orientations.io_orientation(affine)[2]
+        if sense < 0:  # count the slices as the canonical volume does
+            order = order[::-1]
+            affine = _affine(first, known[order[0]].position, known[order[-1]].position, len(order))
+        notes = (*_spacing_notes(distances), *_tilt_notes(affine))
+        return cls(tuple(order.tolist()), affine, _AXES[int(axis)], notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where one slice lies, in the patient's LPS axes."""
+
+    row: NDArray[np.float64]
+    """(3,) direction of growing column numbers, length 1."""
+    column: NDArray[np.float64]
+    """(3,) direction of growing row numbers, length 1."""
+    spacing: tuple[float, float]
+    """Between rows, between columns, in mm."""
+    position: NDArray[np.float64]
+    """(3,) centre of the first pixel in mm."""
+
+    def parallel(self, other: Plane) -> bool:
+        """Whether rows and columns run the same way."""
+        return bool(max(np.abs(self.row - other.row).max(), np.abs(self.column - other.column).max()) <= SAME_DIRECTION)
+
+    def same_spacing(self, other: Plane) -> bool:
+        """Whether the pixels have the same size."""
+        return all(abs(a / b - 1) <= SAME_DIRECTION for a, b in zip(self.spacing, other.spacing, strict=True))
+
+    def depth(self, other: Plane) -> float:
+        """Position of another slice along the normal of this one, in mm."""
+        return float(np.cross(self.row, self.column) @ other.position)
+
+
+def plane_of(header: Dataset) -> Plane | None:
+    """Where a slice lies; None if position, orientation or pixel spacing are missing or impossible."""
+    orientation = numbers(header, "ImageOrientationPatient")
+    spacing = numbers(header, "PixelSpacing")
+    position = numbers(header, "ImagePositionPatient")
+    if len(orientation) != 6 or len(spacing) != 2 or len(position) != 3:
+        return None
+    if not np.isfinite([*orientation, *spacing, *position]).all() or min(spacing) <= 0:
+        return None
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if not all(0.9 < length < 1.1 for length in lengths) or abs(row @ column) > 0.1:
+        return None
+    return Plane(row / lengths[0], column / lengths[1], (spacing[0], spacing[1]), np.array(position))
+
+
+def _affine(plane: Plane, first: NDArray[np.float64], last: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Equation C.7.6.2.1-1 with the mean step from slice to slice as the third column."""
+    affine = np.eye(4)
+    affine[:3, 0] = plane.row * plane.spacing[1]  # a column further: along the row, by the distance of columns
+    affine[:3, 1] = plane.column * plane.spacing[0]
+    affine[:3, 2] = (last - first) / (count - 1)
+    affine[:3, 3] = first
+    ras: NDArray[np.float64] = _LPS_TO_RAS @ affine
+    return ras
 
 
 def canonical(
@@ -125,38 +173,6 @@ def canonical_shape(
     return (turned.shape[0], turned.shape[1], turned.shape[2]), spacing
 
 
-def orientation_name(orientation: Sequence[float]) -> str:
-    """``axial``, ``coronal`` or ``sagittal`` (the nearest), with ``oblique `` before it beyond 10 degrees.
-
-    Parameters
-    ----------
-    orientation
-        Six direction cosines of ImageOrientationPatient.
-
-    Examples
-    --------
-    >>> orientation_name((1, 0, 0, 0, 1, 0)), orientation_name((0, 1, 0, 0, 0, -1))
-    ('axial', 'sagittal')
-    """
-    normal = np.abs(np.cross(orientation[:3], orientation[3:]))
-    name = ("sagittal", "coronal", "axial")[int(normal.argmax())]
-    return name if normal.max() > np.cos(np.deg2rad(10)) else f"oblique {name}"
-
-
-def _plane(header: Dataset) -> list[float] | None:
-    """Six direction cosines, row and column spacing, position; None if any of it is missing or impossible."""
-    orientation = numbers(header, "ImageOrientationPatient")
-    spacing = numbers(header, "PixelSpacing")
-    position = numbers(header, "ImagePositionPatient")
-    if len(orientation) != 6 or len(spacing) != 2 or len(position) != 3 or min(spacing) <= 0:
-        return None
-    row, column = np.array(orientation[:3]), np.array(orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if not all(0.9 < length < 1.1 for length in lengths) or abs(row @ column) > 0.1:
-        return None
-    return [*(row / lengths[0]), *(column / lengths[1]), *spacing, *position]
-
-
 def _spacing_notes(distances: NDArray[np.float64]) -> list[str]:
     median = float(np.median(distances))
     gaps = distances > GAP * median
@@ -171,8 +187,10 @@ def _spacing_notes(distances: NDArray[np.float64]) -> list[str]:
     return []
 
 
-def _tilt_notes(step: NDArray[np.float64], normal: NDArray[np.float64]) -> list[str]:
-    cosine = min(1.0, abs(float(step @ normal)) / float(np.linalg.norm(step)))
+def _tilt_notes(affine: NDArray[np.float64]) -> list[str]:
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    step = affine[:3, 2]
+    cosine = min(1.0, abs(float(step @ normal)) / float(np.linalg.norm(step) * np.linalg.norm(normal)))
     angle = float(np.rad2deg(np.arccos(cosine)))
     if angle <= TILT_DEGREES:
         return []

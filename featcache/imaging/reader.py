@@ -154,9 +154,8 @@ def _read(path: Path, selector: Selector, decoder: str) -> Image:
         return load_series(find_series(path, selector.series).files)
     if path.stat().st_size == 0:
         raise ImageError("the file is empty (0 bytes)", remedy="Copy it again from its source.")
-    load = load_dotted(_LOADERS[decoder])
+    keywords = {name: getattr(selector, name) for name in _UNIT_FIELDS.get(decoder, ())}
     if decoder == "dicom":
-        image: Image = load(path, frames=selector.frame is not None)
-        return image
-    image = load(path, **{name: getattr(selector, name) for name in _UNIT_FIELDS.get(decoder, ())})
+        keywords = {"frames": selector.frame is not None}
+    image: Image = load_dotted(_LOADERS[decoder])(path, **keywords)
     return image

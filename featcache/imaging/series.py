@@ -2,103 +2,110 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom.dataset import Dataset
-
-from featcache.errors import ImageError
-from featcache.imaging.dicom import decode, load, modality, stack_values
-from featcache.imaging.dicom_header import is_dicom, number, numbers, read_header
+from featcache.errors import DatasetError, FeatcacheWarning, ImageError
+from featcache.imaging.dicom import decode, load, modality, volume_of
+from featcache.imaging.dicom_header import is_dicom, read_header
+from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import to_values
-from featcache.imaging.geometry import SAME_DIRECTION, NoVolumeError, Stack, canonical_shape, orientation_name
-from featcache.imaging.multiframe import frame_header
-from featcache.records import Image
+from featcache.imaging.geometry import NoVolumeError, Stack, canonical_shape
+from featcache.imaging.multiframe import frame_count, frame_header
+from featcache.imaging.series_parts import File, Part, parts_of
+from featcache.records import Axis, Image
 
 __all__ = ["Series", "find_series", "load_series", "scan_series"]
 
 _HEADER_TAGS = (
     "SOPInstanceUID",
     "SeriesInstanceUID",
-    "StudyInstanceUID",
     "PatientID",
     "Modality",
     "ImageType",
+    "TemporalPositionIdentifier",
     "AcquisitionNumber",
     "InstanceNumber",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
-    "SliceThickness",
+    "SamplesPerPixel",
     "Rows",
     "Columns",
     "NumberOfFrames",
     "BitsAllocated",
 )
+_EXTENSIONS = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of a folder, from headers alone."""
+    """The files of one series in one folder that belong together, from headers alone."""
 
     uid: str
-    """SeriesInstanceUID."""
+    """SeriesInstanceUID. Where a series falls into parts (a localizer before the slices, several time points), the
+    first has the UID itself, the others ``UID-2``, ``UID-3`` …; ``""`` for files that say none."""
     files: tuple[Path, ...]
-    """The files that are decoded, in the order of their slices; by number and name where there is no geometry."""
-    volume: bool
-    """Whether :func:`load_series` can make a volume of them."""
+    """File ``i`` is slice ``i`` along ``axis`` of the volume; by their numbers where there is no volume."""
+    modality: str | None
+    """``CT``, ``MR``, …"""
+    axis: Axis | None
+    """The axis of the canonical volume nearest to the slices' normal; None if the files are no volume."""
     shape: tuple[int, int, int] | None
-    """(X, Y, Z) of that volume in canonical RAS orientation; None without one."""
+    """(X, Y, Z) of the canonical volume; None if the files are no volume: read each by itself."""
     spacing: tuple[float, float, float] | None
     """Its voxel size (x, y, z) in mm."""
-    orientation: str | None
-    """How it was acquired: ``axial``, ``coronal``, ``sagittal``, or one of these with ``oblique ``."""
-    modality: str | None
-    """``CT``, ``MR``, ..."""
-    study: str
-    """StudyInstanceUID."""
-    patient: str = field(repr=False)
-    """PatientID as stored, ``""`` if there is none: hash it before it is written anywhere."""
     notes: tuple[str, ...]
-    """Gaps, duplicates, left-out localizers, tilt: in sentences without any value of a header but sizes."""
+    """Gaps, copies, mixed orientations, localizers, tilt: in sentences without any text of a header."""
+    patient_id: str = field(repr=False)
+    """PatientID as stored, ``""`` if there is none: hash it before it is written anywhere."""
 
     @property
     def n(self) -> int:
-        """Number of files."""
+        """Number of files, which is that of slices."""
         return len(self.files)
 
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    path: Path
-    header: Dataset
+    @property
+    def volume(self) -> bool:
+        """Whether the files are slices of one volume, which :func:`load_series` gives."""
+        return self.shape is not None
 
 
 _lock = threading.Lock()
-_scanned: dict[Path, tuple[int, list[Series]]] = {}
+_scanned: dict[Path, tuple[tuple[int, int], tuple[Series, ...], tuple[str, ...]]] = {}
 
 
 def scan_series(folder: Path) -> list[Series]:
-    """Find the DICOM series among the files that lie directly in a folder.
+    """Find the DICOM series in a folder and the folders below it, from headers alone.
 
-    Only headers are read, and a folder once a process: again when its modification time has changed.
+    A series is what lies in one folder under one SeriesInstanceUID and can be one volume, or has no geometry at all;
+    see :attr:`Series.uid` for what falls into parts. Files without pixels and files of other kinds are passed over,
+    hidden files too; links to folders are not followed. A folder is read once a process, and again after its
+    modification time or number of files has changed.
 
     Parameters
     ----------
     folder
-        Files of other kinds in it are passed over.
+        Any folder.
 
     Returns
     -------
     list of Series
-        In the order of their UIDs. A file that cannot be opened or parsed is in no series.
+        In the order of folders and UIDs.
 
     Raises
     ------
-    FileNotFoundError, NotADirectoryError, PermissionError
-        If the folder cannot be listed.
+    DatasetError
+        If the folder or one below it cannot be listed.
+
+    Warns
+    -----
+    FeatcacheWarning
+        If files that should be DICOM by their extension or content cannot be read; they are in no series.
 
     Examples
     --------
@@ -106,16 +113,25 @@ def scan_series(folder: Path) -> list[Series]:
     []
     """
     folder = folder.absolute()
-    changed = folder.stat().st_mtime_ns
-    with _lock:  # one scan at a time: the second thread that asks for a folder finds it here
-        known = _scanned.get(folder)
-        if known is None or known[0] != changed:
-            known = _scanned[folder] = (changed, _scan(folder))
-        return list(known[1])
+    found: list[Series] = []
+    damaged: list[str] = []
+    for place, subfolders, _ in os.walk(folder, onerror=_refuse_unreadable):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        series, unreadable = _scan_once(Path(place))
+        found += series
+        damaged += [os.path.relpath(f"{place}/{name}", folder) for name in unreadable]
+    if damaged:
+        more = " …" if len(damaged) > 3 else ""
+        warnings.warn(
+            f"{len(damaged)} files are damaged or no DICOM, and in no series: {', '.join(damaged[:3])}{more}",
+            FeatcacheWarning,
+            stacklevel=2,
+        )
+    return found
 
 
 def find_series(folder: Path, uid: str) -> Series:
-    """The series of a folder with a SeriesInstanceUID.
+    """The series with this :attr:`Series.uid` among the files that lie directly in a folder.
 
     Raises
     ------
@@ -123,7 +139,7 @@ def find_series(folder: Path, uid: str) -> Series:
         If the folder is missing or has no such series.
     """
     try:
-        found = [series for series in scan_series(folder) if series.uid == uid]
+        found = [series for series in _scan_once(folder.absolute())[0] if series.uid == uid]
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("the folder of the series does not exist", remedy="Restore it, or scan anew.") from None
     if not found:
@@ -140,13 +156,13 @@ def load_series(files: Sequence[Path]) -> Image:
     Parameters
     ----------
     files
-        In any order: their positions decide.
+        In any order: their positions decide. A single file is read as :func:`featcache.imaging.read` reads it.
 
     Returns
     -------
     Image
-        A volume in canonical RAS orientation (X, Y, Z) in modality units, with its affine; its notes are those of
-        :class:`Series`.
+        A volume in canonical RAS orientation (X, Y, Z) in modality units, with its affine and spacing in mm; its
+        notes say where slices are missing or tilted.
 
     Raises
     ------
@@ -157,129 +173,85 @@ def load_series(files: Sequence[Path]) -> Image:
         raise ImageError("the series has no files", remedy="Scan the folder anew.")
     if len(files) == 1:
         return load(files[0])
-    frames, values = [], []
-    for path in files:
+    with header_text_kept_inside():
+        headers, values = [], []
+        for path in files:
+            try:
+                header = read_header(path)
+                if frame_count(header) > 1:
+                    raise ImageError("it has several frames, expected one", remedy="Read the files one by one.")
+                headers.append(frame_header(header, 0))
+                values.append(to_values(decode(header), headers[-1]))
+            except ImageError as error:
+                raise ImageError(f"slice file {path.name!r}: {error.message}", remedy=error.remedy) from None
         try:
-            header = read_header(path)
-            frames.append(frame_header(header, 0))
-            values.append(to_values(decode(header, 0), frames[-1]))
-        except ImageError as error:
-            raise ImageError(f"slice file {path.name!r}: {error.message}", remedy=error.remedy) from None
-    try:
-        stack = Stack.of(frames)
-    except NoVolumeError as error:
-        raise ImageError(
-            f"the {len(files)} files of the series are no volume ({error})",
-            remedy="Read the files one by one, as single images.",
-        ) from None
-    return stack_values([values[index] for index in stack.order], stack, frames[0])
-
-
-def _scan(folder: Path) -> list[Series]:
-    groups: dict[str, list[_Slice]] = {}
-    for path in sorted(folder.iterdir()):
-        header = _header(path)
-        if header is not None:
-            groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append(_Slice(path, header))
-    return [_series(uid, groups[uid]) for uid in sorted(groups)]
-
-
-def _header(path: Path) -> Dataset | None:
-    """Header of a file with pixels; None for everything else."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            if not is_dicom(file.read(132)):
-                return None
-        header = read_header(path, _HEADER_TAGS, pixels=False)
-        return frame_header(header, 0) if header.get("BitsAllocated") and header.get("Rows") else None
-    except (ImageError, PermissionError):
-        return None
-
-
-def _series(uid: str, slices: list[_Slice]) -> Series:
-    notes: list[str] = []
-    slices = sorted(slices, key=_numbered)
-    chosen = _without_localizers(slices, notes)
-    chosen = _of_one_kind(chosen, notes)
-    stack: Stack | None = None
-    single = len(chosen) == 1 and (number(chosen[0].header, "NumberOfFrames") or 1) > 1
-    if len(chosen) > 1:
-        try:
-            stack = Stack.of([item.header for item in chosen])
-            chosen = [chosen[index] for index in stack.order]
-            notes += stack.notes
+            stack = Stack.of(headers)
         except NoVolumeError as error:
-            notes.append(f"The files are no volume: {error}.")
-    else:
-        notes.append("It is one multi-frame file: read it as a file." if single else "There is one slice only.")
-    first = chosen[0].header
+            raise ImageError(
+                f"the {len(files)} files of the series are no volume: {error}",
+                remedy="Read the files one by one, as single images.",
+            ) from None
+        return volume_of([values[index] for index in stack.order], stack, headers[0])
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
+
+
+def _scan_once(folder: Path) -> tuple[tuple[Series, ...], tuple[str, ...]]:
+    """Series and unreadable files of one folder, remembered."""
+    with _lock:  # one scan at a time: the second thread that asks for a folder finds it here
+        state = (folder.stat().st_mtime_ns, len(os.listdir(folder)))  # noqa: PTH208 - ten times faster
+        known = _scanned.get(folder)
+        if known is None or known[0] != state:
+            known = _scanned[folder] = (state, *_scan(folder))
+        return known[1], known[2]
+
+
+def _scan(folder: Path) -> tuple[tuple[Series, ...], tuple[str, ...]]:
+    groups: dict[str, list[File]] = {}
+    unreadable = []
+    with header_text_kept_inside():
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            try:
+                file = _file(path)
+            except (ImageError, OSError):
+                unreadable.append(path.name)
+                continue
+            if file is not None:
+                groups.setdefault(str(file.header.get("SeriesInstanceUID") or ""), []).append(file)
+        series = [
+            _series(uid, place, part) for uid in sorted(groups) for place, part in enumerate(parts_of(groups[uid]))
+        ]
+    return tuple(series), tuple(unreadable)
+
+
+def _file(path: Path) -> File | None:
+    """A file with pixels; None for one of another kind, and for DICOM without pixels."""
+    with path.open("rb") as file:
+        if not is_dicom(file.read(132)) and path.suffix.lower() not in _EXTENSIONS:
+            return None
+    header = read_header(path, _HEADER_TAGS, pixels=False)
+    if not header.get("BitsAllocated") or not header.get("Rows"):
+        return None
+    return File(path, frame_header(header, 0), frame_count(header))
+
+
+def _series(uid: str, place: int, part: Part) -> Series:
+    first = part.files[0].header
     shape, spacing = None, None
-    if stack is not None:
-        counts = (int(first.Columns), int(first.Rows), len(chosen))
-        shape, spacing = canonical_shape(counts, stack.affine)
-    cosines = numbers(first, "ImageOrientationPatient")
+    if part.stack is not None:
+        counts = (int(first.Columns), int(first.Rows), len(part.files))
+        shape, spacing = canonical_shape(counts, part.stack.affine)
     return Series(
-        uid=uid,
-        files=tuple(item.path for item in chosen),
-        volume=stack is not None,
+        uid=uid if place == 0 else f"{uid}-{place + 1}",
+        files=tuple(file.path for file in part.files),
+        modality=modality(first),
+        axis=None if part.stack is None else part.stack.axis,
         shape=shape,
         spacing=spacing,
-        orientation=orientation_name(cosines) if len(cosines) == 6 else None,
-        modality=modality(first),
-        study=str(first.get("StudyInstanceUID") or ""),
-        patient=str(first.get("PatientID") or ""),
-        notes=tuple(notes),
+        notes=part.notes,
+        patient_id=str(first.get("PatientID") or ""),
     )
-
-
-def _numbered(item: _Slice) -> tuple[float, float, str]:
-    """Which of several files at one position comes first."""
-    numbers_of = (number(item.header, keyword) or 0.0 for keyword in ("AcquisitionNumber", "InstanceNumber"))
-    return (*numbers_of, item.path.name)  # type: ignore[return-value]
-
-
-def _without_localizers(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
-    others = [item for item in slices if not _is_localizer(item.header)]
-    if not others:
-        notes.append("All files are localizers.")
-        return slices
-    if len(others) < len(slices):
-        notes.append(f"{len(slices) - len(others)} localizers are left out.")
-    return others
-
-
-def _is_localizer(header: Dataset) -> bool:
-    kinds = header.get("ImageType")
-    return kinds is not None and "LOCALIZER" in ([kinds] if isinstance(kinds, str) else list(kinds))
-
-
-def _of_one_kind(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
-    """The largest group of files with one orientation and size."""
-    kinds: list[list[_Slice]] = []
-    for item in slices:
-        for kind in kinds:
-            if _alike(kind[0].header, item.header):
-                kind.append(item)
-                break
-        else:
-            kinds.append([item])
-    kinds.sort(key=len, reverse=True)
-    if len(kinds) == 1:
-        return slices
-    if len(kinds[0]) == len(kinds[1]):
-        notes.append(f"The files have {len(kinds)} orientations or sizes, none of which is the most frequent.")
-        return slices
-    notes.append(
-        f"The files have {len(kinds)} orientations or sizes: {len(slices) - len(kinds[0])} of {len(slices)} files, "
-        "which differ from most, are left out."
-    )
-    return kinds[0]
-
-
-def _alike(one: Dataset, other: Dataset) -> bool:
-    first, second = (numbers(header, "ImageOrientationPatient") for header in (one, other))
-    if len(first) != len(second) or any(abs(a - b) > SAME_DIRECTION for a, b in zip(first, second, strict=True)):
-        return False
-    return (one.get("Rows"), one.get("Columns")) == (other.get("Rows"), other.get("Columns"))

@@ -17,7 +17,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
 from pydicom.uid import ExplicitVRLittleEndian, JPEGExtended12Bit, generate_uid
 
 from featcache.errors import ImageError
-from featcache.imaging import files_of, read, unit_of
+from featcache.imaging import files_of, read, select, unit_of
 from featcache.imaging.dicom import decode
 from featcache.imaging.dicom_header import is_dicom, read_header
 from featcache.records import Selector
@@ -209,17 +209,27 @@ def test_palettes_become_rgb() -> None:
 @pytest.mark.parametrize("index", [0, 3, 29])
 def test_a_frame_of_a_colour_loop_is_a_plane(index: int) -> None:
     path = Path(get_testdata_file("examples_ybr_color.dcm"))
-    image = read(path, Selector(frame=index))
-    np.testing.assert_array_equal(image.array, pydicom.dcmread(path).pixel_array[index])
-    assert image.kind == "plane"
+    image = read(path, unit_of(path, Selector(frame=index)))
+    plane = select(image, Selector(frame=index, crop=(1, 2, 30, 40)))
+    np.testing.assert_array_equal(plane, pydicom.dcmread(path).pixel_array[index, 1:31, 2:42])
+    assert (image.kind, image.value_range) == ("stack", (0, 255))
 
 
 def test_frames_without_geometry_must_be_named() -> None:
     path = Path(get_testdata_file("examples_ybr_color.dcm"))
+    image = read(path)
+    assert image.kind == "stack"
     with pytest.raises(ImageError, match=r"30 frames.*\n.*frame from 0 to 29"):
-        read(path)
+        select(image, Selector())
     with pytest.raises(ImageError, match=r"frame 30 is outside 0\.\.29"):
-        read(path, Selector(frame=30))
+        select(image, Selector(frame=30))
+
+
+def test_a_file_with_one_picture_has_the_frame_0_only() -> None:
+    image = read(Path(get_testdata_file("CT_small.dcm")), Selector(frame=0))
+    np.testing.assert_array_equal(select(image, Selector(frame=0)), image.array)
+    with pytest.raises(ImageError, match=r"frame 1 is outside 0\.\.0"):
+        select(image, Selector(frame=1))
 
 
 def enhanced(pixels: np.ndarray, depths: list[float]) -> Dataset:
@@ -249,13 +259,14 @@ def test_an_enhanced_file_is_a_volume_in_the_order_of_its_positions(tmp_path: Pa
     # Right is the last column of an axial slice read from left to right: x and y of LPS run against RAS.
     expected = values[[3, 1, 2, 0]].transpose(2, 1, 0)[::-1, ::-1]
     np.testing.assert_array_equal(image.array, expected)
-    np.testing.assert_array_equal(read(path, Selector(frame=1)).array, values[1])
+    frames = read(path, Selector(frame=1))
+    np.testing.assert_array_equal(select(frames, Selector(frame=1)), values[1])
+    assert frames.array.dtype == image.array.dtype == np.int16
 
 
 def test_enhanced_frames_at_one_position_are_no_volume(tmp_path: Path) -> None:
     path = save(enhanced(np.zeros((2, 4, 4), np.uint16), [1, 1]), tmp_path / "times.dcm")
-    with pytest.raises(ImageError, match="lie at one position"):
-        read(path)
+    assert read(path).kind == "stack"
 
 
 def test_files_without_preamble_or_extension_are_read(tmp_path: Path) -> None:
@@ -343,6 +354,7 @@ def test_names_are_never_parsed(tmp_path: Path) -> None:
     assert "SECRET" not in repr(read(path))
 
 
-def test_the_unit_of_decoding_is_a_frame() -> None:
-    assert unit_of(Path("a.dcm"), Selector(frame=3, crop=(0, 0, 1, 1))) == Selector(frame=3)
+def test_frames_of_a_file_are_decoded_together() -> None:
+    assert unit_of(Path("a.dcm"), Selector(frame=3, crop=(0, 0, 1, 1))) == Selector(frame=0)
+    assert unit_of(Path("a.dcm"), Selector(crop=(0, 0, 1, 1))) == Selector()
     assert files_of(Path("a.dcm"), Selector(frame=3)) == (Path("a.dcm"),)

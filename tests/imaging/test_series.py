@@ -65,7 +65,9 @@ def write_series(
     return paths
 
 
-@pytest.mark.parametrize("orientation", [AXIAL, CORONAL, SAGITTAL, TURNED], ids=["axial", "coronal", "sagittal", "turned"])
+@pytest.mark.parametrize(
+    "orientation", [AXIAL, CORONAL, SAGITTAL, TURNED], ids=["axial", "coronal", "sagittal", "turned"]
+)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_every_voxel_lands_where_its_position_says(tmp_path: Path, orientation: Sequence[float], sign: int) -> None:
     write_series(tmp_path, orientation, [sign * 2.0 * k for k in (3, 0, 2, 1)])
@@ -109,7 +111,9 @@ def test_a_sample_of_a_series_names_its_folder_and_all_its_files(tmp_path: Path)
 def test_facts_of_a_series(tmp_path: Path) -> None:
     write_series(tmp_path, SAGITTAL, [0, 1])
     (series,) = scan_series(tmp_path)
-    assert (series.orientation, series.modality, series.study, series.patient) == ("sagittal", "CT", "1.2.3", "P1")
+    assert (series.axis, series.modality, series.patient_id, series.n) == ("sagittal", "CT", "P1", 2)
+    assert series.shape == (2, COLUMNS, ROWS)
+    assert series.spacing == (1, COLUMN_MM, ROW_MM)
     assert "P1" not in repr(series)
 
 
@@ -163,7 +167,9 @@ def test_localizers_and_other_orientations_are_left_out(tmp_path: Path) -> None:
 
 def test_three_plane_localizers_are_no_volume(tmp_path: Path) -> None:
     for name, orientation in (("a", AXIAL), ("b", CORONAL), ("c", SAGITTAL)):
-        save(slice_file(orientation, np.zeros(3), "1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / name)
+        save(
+            slice_file(orientation, np.zeros(3), "1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / name
+        )
     (series,) = scan_series(tmp_path)
     assert not series.volume
     assert "All files are localizers." in series.notes
