@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from featcache.errors import ImageError
+from featcache.errors import DatasetError, FeatcacheWarning, ImageError
 from featcache.imaging import files_of, read, select, unit_of
 from featcache.imaging.series import load_series, scan_series
 from featcache.records import Selector
@@ -118,11 +118,49 @@ def test_facts_of_a_series(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("orientation", "spacing", "origin"),
+    [  # positions in LPS are (-20, 15, 40) + 2 k normal; worked out on paper
+        (AXIAL, (0.5, 0.75, 2), (18, -19.5, 40)),
+        (CORONAL, (0.5, 2, 0.75), (18, -21, 35.5)),
+        (SAGITTAL, (2, 0.5, 0.75), (20, -17, 35.5)),
+    ],
+    ids=["axial", "coronal", "sagittal"],
+)
+def test_affines_are_those_worked_out_by_hand(
+    tmp_path: Path, orientation: Sequence[float], spacing: Sequence[float], origin: Sequence[float]
+) -> None:
+    write_series(tmp_path, orientation, [4, 0, 6, 2])
+    (series,) = scan_series(tmp_path)
+    image = load_series(series.files)
+    expected = np.diag([*spacing, 1.0])
+    expected[:3, 3] = origin
+    np.testing.assert_allclose(image.affine, expected, atol=1e-9)
+    assert series.spacing == image.spacing == pytest.approx(spacing)
+
+
+@pytest.mark.parametrize(
+    "orientation", [AXIAL, CORONAL, SAGITTAL, TURNED], ids=["axial", "coronal", "sagittal", "turned"]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_file_i_is_slice_i_along_the_axis_of_the_series(
+    tmp_path: Path, orientation: Sequence[float], sign: int
+) -> None:
+    write_series(tmp_path, np.array(orientation) * sign, [2, 0, 6, 4])
+    (series,) = scan_series(tmp_path)
+    image = load_series(series.files)
+    axis = ("sagittal", "coronal", "axial").index(series.axis)
+    assert image.array.shape[axis] == len(series.files)
+    for index, path in enumerate(series.files):
+        np.testing.assert_array_equal(
+            np.sort(image.array.take(index, axis), axis=None), np.sort(read(path).array, None)
+        )
+
+
+@pytest.mark.parametrize(
     ("depths", "said"),
     [
         ([0, 2, 4, 10, 12], "1 gaps: about 2 slices are missing"),
         ([0, 2, 4, 6.5], "differ by up to 25%"),
-        ([0, 2, 2, 4], "1 of 4 slices lie at a position that another slice has"),
     ],
 )
 def test_irregular_positions_are_said(tmp_path: Path, depths: list[float], said: str) -> None:
@@ -130,16 +168,48 @@ def test_irregular_positions_are_said(tmp_path: Path, depths: list[float], said:
     (series,) = scan_series(tmp_path)
     assert series.volume
     assert said in " ".join(series.notes)
-    assert series.n == len(set(depths))
+    assert series.n == len(depths)
+    assert load_series(series.files).notes == series.notes
 
 
-def test_of_two_files_at_one_position_the_lower_instance_number_is_used(tmp_path: Path) -> None:
+def test_slices_at_several_times_are_a_volume_each(tmp_path: Path) -> None:
+    expected: dict[int, list[str]] = {1: [], 2: [], 3: []}
+    for time, names in expected.items():
+        for depth in (0.0, 2.0, 4.0):
+            # Numbers run through all times of a slice before the next slice, as scanners do.
+            number = int(depth) * 10 + time
+            origin = np.array([0.0, 0.0, depth])
+            save(slice_file(AXIAL, origin, "1.2", InstanceNumber=number), tmp_path / f"{9 - time}{depth}")
+            names.append(f"{9 - time}{depth}")
+    found = scan_series(tmp_path)
+    assert [series.uid for series in found] == ["1.2", "1.2-2", "1.2-3"]
+    for series, names in zip(found, expected.values(), strict=True):
+        assert series.volume
+        assert [path.name for path in series.files] == names
+        assert "several images at one position" in series.notes[0]
+    np.testing.assert_array_equal(
+        read(tmp_path, Selector(series="1.2-3")).array, load_series(found[2].files[::-1]).array
+    )
+
+
+def test_of_two_files_at_one_position_the_lower_instance_number_comes_first(tmp_path: Path) -> None:
     write_series(tmp_path, AXIAL, [0])
     origin = np.array([-20.0, 15.0, 43.0])
     for name, number in (("a", 7), ("b", 4), ("c", 9)):
         save(slice_file(AXIAL, origin, "1.2.3.4", InstanceNumber=number, AcquisitionNumber=1), tmp_path / name)
+    found = scan_series(tmp_path)
+    assert [series.files[-1].name for series in found] == ["b", "a", "c"]
+    assert [series.volume for series in found] == [True, False, False]
+    with pytest.raises(ImageError, match="two slices lie at one position"):
+        load_series([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_file_that_lies_there_twice_is_used_once(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, AXIAL, [0, 2, 4])
+    (tmp_path / "copy of 1.dcm").write_bytes(paths[1].read_bytes())
     (series,) = scan_series(tmp_path)
-    assert series.files[-1].name == "b"
+    assert series.n == 3
+    assert series.notes == ("1 files are copies of others and are left out.",)
 
 
 def test_gantry_tilt_is_said(tmp_path: Path) -> None:
@@ -152,29 +222,66 @@ def test_gantry_tilt_is_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(signature(lps).reshape(image.array.shape), image.array)
 
 
-def test_localizers_and_other_orientations_are_left_out(tmp_path: Path) -> None:
-    write_series(tmp_path, AXIAL, [0, 2, 4])
-    save(
-        slice_file(CORONAL, np.zeros(3), "1.2.3.4", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / "scout"
-    )
-    save(slice_file(SAGITTAL, np.zeros(3), "1.2.3.4"), tmp_path / "other")
-    (series,) = scan_series(tmp_path)
-    assert series.n == 3
-    assert "1 localizers are left out." in series.notes
-    assert any("2 orientations or sizes: 1 of 4 files" in note for note in series.notes)
-    assert load_series(series.files).array.shape == (5, 7, 3)
+def test_localizers_and_other_orientations_are_parts_of_their_own(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, AXIAL, [0, 2, 4])
+    scout = slice_file(CORONAL, np.zeros(3), "1.2.3.4", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    save(scout, tmp_path / "0 scout")
+    save(slice_file(SAGITTAL, np.zeros(3), "1.2.3.4"), tmp_path / "0 other")
+    save(make(np.zeros((4, 4), np.uint8), SeriesInstanceUID="1.2.3.4"), tmp_path / "0 report")
+    found = scan_series(tmp_path)
+    assert [series.uid for series in found] == ["1.2.3.4", "1.2.3.4-2", "1.2.3.4-3", "1.2.3.4-4"]
+    assert found[0].files == tuple(paths)
+    assert found[3].files == (tmp_path / "0 scout",)
+    reasons = "different sizes or spacings, files without a position, localizers, mixed orientations"
+    assert found[0].notes == (f"Part 1 of 4 of a series with {reasons}.",)
+    assert load_series(found[0].files).array.shape == (5, 7, 3)
 
 
-def test_three_plane_localizers_are_no_volume(tmp_path: Path) -> None:
+def test_three_plane_localizers_are_single_images(tmp_path: Path) -> None:
     for name, orientation in (("a", AXIAL), ("b", CORONAL), ("c", SAGITTAL)):
-        save(
-            slice_file(orientation, np.zeros(3), "1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / name
-        )
-    (series,) = scan_series(tmp_path)
-    assert not series.volume
-    assert "All files are localizers." in series.notes
-    with pytest.raises(ImageError, match="their orientations differ"):
-        load_series(series.files)
+        localizer = slice_file(orientation, np.zeros(3), "1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+        save(localizer, tmp_path / name)
+    found = scan_series(tmp_path)
+    assert [(series.n, series.volume) for series in found] == [(1, False)] * 3
+    with pytest.raises(ImageError, match="the orientations differ"):
+        load_series([path for series in found for path in series.files])
+
+
+def test_a_multi_frame_file_is_a_series_of_its_own(tmp_path: Path) -> None:
+    write_series(tmp_path, AXIAL, [0, 2])
+    save(make(np.zeros((3, 4, 4), np.uint8), SeriesInstanceUID="1.2.3.4"), tmp_path / "loop")
+    found = scan_series(tmp_path)
+    assert [series.n for series in found] == [2, 1]
+    assert "files with several frames" in found[1].notes[0]
+    with pytest.raises(ImageError, match="several frames"):
+        load_series([*found[0].files, *found[1].files])
+
+
+def test_a_tree_is_scanned_folder_by_folder(tmp_path: Path) -> None:
+    for name in ("b/2", "b/10", "a", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+        write_series(tmp_path / name, AXIAL, [0, 2])
+    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    found = scan_series(tmp_path)
+    assert [series.files[0].parent.relative_to(tmp_path).as_posix() for series in found] == ["a", "b/10", "b/2"]
+    assert read(tmp_path / "b" / "2", Selector(series="1.2.3.4")).kind == "volume"
+
+
+def test_files_that_cannot_be_read_are_said_and_leave_the_rest_alone(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, AXIAL, [0, 2])
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    (tmp_path / "page.dcm").write_bytes(b"<!DOCTYPE html>")
+    (tmp_path / "notes.txt").write_bytes(b"nothing")
+    with pytest.warns(FeatcacheWarning, match=r"2 files are damaged or no DICOM.*: empty\.dcm, page\.dcm"):
+        (series,) = scan_series(tmp_path)
+    assert series.files == tuple(paths)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be read"):
+        scan_series(tmp_path / "nowhere")
+    with pytest.raises(ImageError, match="does not exist"):
+        read(tmp_path / "nowhere", Selector(series="1.2"))
 
 
 def test_a_damaged_slice_is_named(tmp_path: Path) -> None:
@@ -191,7 +298,7 @@ def test_files_without_geometry_are_listed_and_are_no_volume(tmp_path: Path) -> 
     (series,) = scan_series(tmp_path)
     assert not series.volume
     assert series.shape is None
-    assert "2 of them have no position" in " ".join(series.notes)
+    assert "2 slices have no position" in " ".join(series.notes)
 
 
 def test_a_folder_is_scanned_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
