@@ -33,9 +33,9 @@ def select(image: Image, selector: Selector) -> NDArray[Any]:
     Raises
     ------
     ImageError
-        If a volume comes without an axis and index, or the selector lies outside the image.
+        If a volume comes without an axis and index, a stack without a frame, or the selector lies outside the image.
     """
-    plane = image.array if image.kind == "plane" else _slice(image, selector)
+    plane = _slice(image, selector) if image.kind == "volume" else _frame(image, selector)
     if selector.crop is not None:
         row, column, height, width = selector.crop
         inside = row >= 0 and column >= 0 and row + height <= plane.shape[0] and column + width <= plane.shape[1]
@@ -46,6 +46,20 @@ def select(image: Image, selector: Selector) -> NDArray[Any]:
             )
         plane = plane[row : row + height, column : column + width]
     return plane[:, ::-1] if selector.mirror else plane
+
+
+def _frame(image: Image, selector: Selector) -> NDArray[Any]:
+    count = len(image.array) if image.kind == "stack" else 1
+    if selector.frame is None and image.kind == "stack":
+        raise ImageError(
+            f"the file has {count} frames and the sample names none",
+            remedy=f"Give the sample a frame from 0 to {count - 1}.",
+        )
+    frame = selector.frame or 0
+    if not 0 <= frame < count:
+        raise ImageError(f"frame {frame} is outside 0..{count - 1}", remedy="Check the frame numbers.")
+    plane: NDArray[Any] = image.array[frame] if image.kind == "stack" else image.array
+    return plane
 
 
 def _slice(image: Image, selector: Selector) -> NDArray[Any]:
