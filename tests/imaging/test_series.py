@@ -65,7 +65,9 @@ def write_series(
     return paths
 
 
-@pytest.mark.parametrize("orientation", [AXIAL, CORONAL, SAGITTAL, TURNED], ids=["axial", "coronal", "sagittal", "turned"])
+@pytest.mark.parametrize(
+    "orientation", [AXIAL, CORONAL, SAGITTAL, TURNED], ids=["axial", "coronal", "sagittal", "turned"]
+)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_every_voxel_lands_where_its_position_says(tmp_path: Path, orientation: Sequence[float], sign: int) -> None:
     write_series(tmp_path, orientation, [sign * 2.0 * k for k in (3, 0, 2, 1)])
@@ -163,7 +165,9 @@ def test_localizers_and_other_orientations_are_left_out(tmp_path: Path) -> None:
 
 def test_three_plane_localizers_are_no_volume(tmp_path: Path) -> None:
     for name, orientation in (("a", AXIAL), ("b", CORONAL), ("c", SAGITTAL)):
-        save(slice_file(orientation, np.zeros(3), "1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / name)
+        save(
+            slice_file(orientation, np.zeros(3), "1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / name
+        )
     (series,) = scan_series(tmp_path)
     assert not series.volume
     assert "All files are localizers." in series.notes
