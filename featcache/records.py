@@ -36,9 +36,9 @@ class Selector:
     """Which two-dimensional part of a file a sample is."""
 
     axis: Axis | None = None
-    """The slice axis of a volume; None for a file that is one image."""
+    """The slice axis of a volume; None for a file that is one image, and for volumes whose axes are unknown."""
     index: int | None = None
-    """The slice number along ``axis`` in canonical RAS order, from 0."""
+    """The slice number along ``axis`` in canonical RAS order, from 0; without axis along the array's first."""
     crop: tuple[int, int, int, int] | None = None
     """``(row, column, height, width)`` in pixels of the plane as it is displayed; None for all of it."""
     mirror: bool = False

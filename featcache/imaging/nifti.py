@@ -58,7 +58,7 @@ def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - 
         WrapStructError,
         OverflowError,
         zlib.error,
-        isal_zlib.error,
+        isal_zlib.error,  # type: ignore[misc]
     ) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
@@ -74,7 +74,7 @@ def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - 
             remedy="Repair the sform or qform of the header.",
         )
     value_range = (float(array.min()), float(array.max()))  # before axes are flipped: in the order of memory
-    notes = ()
+    notes: tuple[str, ...] = ()
     if int(volume.header["sform_code"]) == 0 and int(volume.header["qform_code"]) == 0:
         notes = ("The header has no orientation: the axes are taken as left, anterior, superior, as nibabel does.",)
     canonical = nibabel.as_closest_canonical(type(volume)(array, affine, volume.header, dtype=array.dtype))
@@ -115,7 +115,7 @@ def _unpack(content: bytes, size: int) -> bytes:
     """Unpack a gzip file of one or several members, checking lengths and checksums."""
     unpacked = isal_zlib.decompress(content, _GZIP, size + 1)  # one more, or the buffer grows to see the end
     # One call ends with the first member. Files of several are rare (bgzip, concatenated parts).
-    return unpacked if len(unpacked) >= size else igzip.decompress(content)
+    return unpacked if len(unpacked) >= size else igzip.decompress(content)  # type: ignore[no-untyped-call]
 
 
 def _time_point(volume: Any, stored: NDArray[Any] | None, time: int | None) -> NDArray[Any]:

@@ -125,7 +125,7 @@ def _decode(chunks: Chunks, unfilter: Unfilter) -> NDArray[np.uint8]:
         # Never more than the header promises: a small file can hold gigabytes. The second call reads the checksum.
         raw = inflate.decompress(packed, size)
         inflate.decompress(inflate.unconsumed_tail, 1)
-    except isal_zlib.error:
+    except isal_zlib.error:  # type: ignore[misc]
         raise _damaged("the compressed pixels are damaged") from None
     if len(raw) < size:
         raise _damaged("the compressed pixels are truncated")

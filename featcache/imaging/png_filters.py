@@ -12,7 +12,33 @@ from numpy.typing import NDArray
 __all__ = ["unfilter"]
 
 
-def _unfilter(raw: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
+def _compiled(function: Callable[..., Any]) -> Any:
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no folder to keep the compiled code in: compile once a process
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def _paeth(raw: NDArray[np.uint8], above: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Undo one row of the Paeth filter: the neighbour nearest to left + above - upper left predicts."""
+    a = np.int32(0)
+    c = np.int32(0)
+    for x in range(out.size):
+        b = np.int32(above[x])
+        pa = abs(b - c)
+        pb = abs(a - c)
+        pc = abs(a + b - c - c)
+        nearest = b if pb <= pc else c
+        if pa <= pb and pa <= pc:
+            nearest = a
+        a = (np.int32(raw[x]) + nearest) & 255
+        out[x] = np.uint8(a)
+        c = b
+
+
+@_compiled
+def unfilter(raw: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
     """Undo the filters of 8-bit grey rows (PNG specification, third edition, 9.2).
 
     Parameters
@@ -48,32 +74,7 @@ def _unfilter(raw: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
                 left = np.uint8(raw[row, x + 1] + np.uint8((np.int32(left) + up) >> 1))
                 out[row, x] = left
         elif kind == 4:
-            a = np.int32(0)
-            c = np.int32(0)
-            for x in range(width):
-                b = np.int32(out[row - 1, x])
-                # Distances of the prediction a + b - c from its three neighbours.
-                pa = abs(b - c)
-                pb = abs(a - c)
-                pc = abs(a + b - c - c)
-                nearest = c
-                if pb <= pc:
-                    nearest = b
-                if pa <= pb and pa <= pc:
-                    nearest = a
-                a = (np.int32(raw[row, x + 1]) + nearest) & 255
-                out[row, x] = np.uint8(a)
-                c = b
+            _paeth(raw[row, 1:], out[row - 1], out[row])
         else:
             return 1
     return 0
-
-
-def _compiled(function: Callable[..., int]) -> Any:
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder to keep the compiled code in: compile once a process
-        return numba.njit(nogil=True)(function)
-
-
-unfilter: Callable[[NDArray[np.uint8], NDArray[np.uint8]], int] = _compiled(_unfilter)

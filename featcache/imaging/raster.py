@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 from PIL import ExifTags, ImageOps, UnidentifiedImageError
+from PIL import Image as PillowImage
 
 from featcache.errors import ImageError
 from featcache.imaging import png
@@ -78,13 +78,14 @@ def _deep_png(content: bytes) -> NDArray[Any]:
     try:
         array: NDArray[Any] = imagecodecs.png_decode(content)
         with PillowImage.open(io.BytesIO(content)) as picture:
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+            orientation: int = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except (imagecodecs.PngError, OSError, SyntaxError, ValueError) as error:
         raise ImageError(
             f"the file is truncated or damaged ({error})", remedy="Copy it again from its source."
         ) from error
     array = array[..., 0] if array.shape[-1] == 2 else array[..., :3]
-    return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda same: same)(array))
+    turn = _UPRIGHT.get(orientation)
+    return array if turn is None else np.ascontiguousarray(turn(array))
 
 
 def _with_pillow(path: Path, content: bytes | None = None) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def grey_png(rows: bytes, height: int, width: int, *, pieces: int = 1, extra: by
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     packed = zlib.compress(rows)
     cuts = [len(packed) * piece // pieces for piece in range(pieces + 1)]
-    data = b"".join(chunk(b"IDAT", packed[a:b]) for a, b in zip(cuts, cuts[1:], strict=False))
+    data = b"".join(chunk(b"IDAT", packed[a:b]) for a, b in itertools.pairwise(cuts))
     return png.SIGNATURE + chunk(b"IHDR", header) + extra + data + chunk(b"IEND", b"")
 
 
