@@ -38,9 +38,9 @@ class Selector:
     """Which two-dimensional part of a file a sample is."""
 
     axis: Axis | None = None
-    """The slice axis of a volume; None for a file that is one image."""
+    """The slice axis of a volume; None for a file that is one image, and for volumes whose axes are unknown."""
     index: int | None = None
-    """The slice number along ``axis`` in canonical RAS order, from 0."""
+    """The slice number along ``axis`` in canonical RAS order, from 0; without axis along the array's first."""
     crop: tuple[int, int, int, int] | None = None
     """``(row, column, height, width)`` in pixels of the plane as it is displayed; None for all of it."""
     mirror: bool = False
@@ -48,6 +48,12 @@ class Selector:
     array: str | None = None
     """Which array of a file that holds several: ``train_images`` of an ``.npz`` (``index`` is then its row),
     ``tumorMask`` of a ``.mat``; None for the file's only or main one."""
+    frame: int | None = None
+    """The frame of a multi-frame file, from 0; None for a file that has one or is a volume."""
+    time: int | None = None
+    """The time point of a 4D file, from 0; None for a file that has one."""
+    series: str | None = None
+    """The path is a folder and the sample a part of this one of its DICOM series: ``Series.uid``."""
 
     def to_text(self) -> str:
         """The canonical JSON: sorted, without defaults, ``""`` for the whole file. Part of the digest."""
@@ -79,16 +85,33 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The decoded content of one file."""
+    """The decoded content of one file, or of one series of files."""
 
     array: NDArray[Any]
-    """(H, W) grey, (H, W, 3) RGB or (X, Y, Z) canonical RAS volume, in the file's own dtype."""
-    kind: Literal["plane", "volume"]
-    """Whether ``array`` is one picture or a stack."""
+    """(H, W) grey, (H, W, 3) RGB, (X, Y, Z) canonical RAS volume or (N, ...) stack of images, in the file's own
+    dtype; DICOM in modality units (CT: Hounsfield units), low values dark."""
+    kind: Literal["plane", "volume", "stack"]
+    """Whether ``array`` is one picture, a volume whose axes are known, or a row of items without geometry."""
     value_range: tuple[float, float]
-    """Full scale for 8-bit data (0, 255), otherwise the minimum and maximum of the whole file."""
-    spacing: tuple[float, float, float] | None = None
-    """Voxel size (x, y, z) in mm, in the order of the array's axes; None where the file has none."""
+    """Full scale for 8-bit data (0, 255) and for colour, otherwise the minimum and maximum of the whole file."""
+    spacing: tuple[float, ...] | None = None
+    """Pixel size in mm along the array's axes: (x, y, z) of a volume, (row, column) of a plane; None if unknown."""
+    affine: NDArray[np.float64] | None = None
+    """(4, 4), indices of a volume's array to millimetres in the RAS+ world of NIfTI; None if unknown."""
+    modality: str | None = None
+    """DICOM modality (``CT``, ``MR``, ``DX``, ...); None where the file says none."""
+    unit: str | None = None
+    """What the values measure, ``HU`` for CT; None if unknown."""
+    photometric: str | None = None
+    """DICOM photometric interpretation as stored, before MONOCHROME1 was inverted and colour became RGB."""
+    windows: tuple[tuple[float, float], ...] = ()
+    """(centre, width) of the windows that a DICOM header recommends, in the units of ``array``; not applied."""
+    window_function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"] = "LINEAR"
+    """How a window is to be applied (DICOM PS3.3 C.11.2.1.2)."""
+    voi_lut: tuple[int, NDArray[Any]] | None = None
+    """A recommended display table: value of ``array`` that the first entry is for, entries; not applied."""
+    notes: tuple[str, ...] = ()
+    """What a careful user should know of this image, in sentences."""
 
 
 @dataclass(frozen=True, slots=True)

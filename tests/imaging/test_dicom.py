@@ -1,0 +1,360 @@
+"""DICOM files against pydicom: stored samples of all its test files, lookup tables, and every kind of bad file."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomIO
+from pydicom.filewriter import write_dataset
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
+from pydicom.uid import ExplicitVRLittleEndian, JPEGExtended12Bit, generate_uid
+
+from featcache.errors import ImageError
+from featcache.imaging import files_of, read, select, unit_of
+from featcache.imaging.dicom import decode
+from featcache.imaging.dicom_header import is_dicom, read_header
+from featcache.records import Selector
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore::UserWarning:featcache")
+
+
+def packaged_files() -> list[Path]:
+    """Every file that comes with pydicom and pydicom-data."""
+    roots = [Path(pydicom.data.__file__).parent]
+    store = importlib.util.find_spec("data_store")
+    if store is not None and store.submodule_search_locations:
+        roots.append(Path(store.submodule_search_locations[0]))
+    slow = {"color3d_jpeg_baseline.dcm"}  # 120 frames of colour; another multi-frame JPEG is in the list
+    return [path for root in roots for path in sorted(root.rglob("*")) if path.is_file() and path.name not in slow]
+
+
+def reference(path: Path) -> np.ndarray | None:
+    """What pydicom decodes by itself; None where it cannot."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return pydicom.dcmread(path).pixel_array
+        except Exception:  # noqa: BLE001 - the test is about the files that pydicom reads
+            return None
+
+
+def test_stored_samples_of_every_packaged_file_are_those_of_pydicom() -> None:
+    decoded, syntaxes = 0, set()
+    for path in packaged_files():
+        expected = reference(path)
+        if expected is None:
+            continue
+        header = read_header(path)
+        array = decode(header)
+        assert array.dtype == expected.dtype.newbyteorder("="), path.name
+        np.testing.assert_array_equal(array, expected, err_msg=path.name)
+        decoded += 1
+        syntaxes.add(header.file_meta.TransferSyntaxUID.name)
+    assert decoded > 60
+    assert len(syntaxes) >= 8
+
+
+@pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG-lossy.dcm"])
+def test_twelve_bit_jpeg_is_read_where_pydicom_has_no_free_decoder(name: str) -> None:
+    lossless = next((path for path in packaged_files() if path.name == "JPEG-LL.dcm"), None)
+    if lossless is None:
+        pytest.skip("pydicom-data is not installed")
+    expected = pydicom.dcmread(lossless).pixel_array.astype(float)  # the same scan
+    header = read_header(Path(get_testdata_file(name)))
+    assert header.file_meta.TransferSyntaxUID == JPEGExtended12Bit
+    array = decode(header)
+    assert array.shape == expected.shape
+    assert np.median(np.abs(array - expected)) <= 1
+    assert np.corrcoef(array.ravel(), expected.ravel())[0, 1] > 0.98
+
+
+def make(pixels: np.ndarray, **attributes: object) -> Dataset:
+    """A minimal file around some pixels."""
+    file = Dataset()
+    file.file_meta = FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    file.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    file.SOPClassUID, file.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", file.file_meta.MediaStorageSOPInstanceUID
+    file.Modality = "CT"
+    file.PatientName = "SECRET^NAME"
+    file.Rows, file.Columns = pixels.shape[-2:] if pixels.ndim < 3 or pixels.shape[-1] != 3 else pixels.shape[-3:-1]
+    if pixels.ndim == 3 and pixels.shape[-1] != 3:
+        file.NumberOfFrames = len(pixels)
+    file.SamplesPerPixel = 3 if pixels.shape[-1] == 3 else 1
+    file.PhotometricInterpretation = "RGB" if file.SamplesPerPixel == 3 else "MONOCHROME2"
+    if file.SamplesPerPixel == 3:
+        file.PlanarConfiguration = 0
+    file.BitsAllocated = file.BitsStored = 8 * pixels.dtype.itemsize
+    file.HighBit = file.BitsStored - 1
+    file.PixelRepresentation = int(pixels.dtype.kind == "i")
+    file.PixelData = pixels.tobytes()
+    for name, value in attributes.items():
+        setattr(file, name, value)
+    return file
+
+
+def save(file: Dataset, path: Path) -> Path:
+    file.save_as(path, enforce_file_format=True)
+    return path
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "intercept", "expected"),
+    [
+        (np.uint16, 1, -1024, np.int16),
+        (np.int16, 1, -1024, np.int16),
+        (np.uint16, 2, 0, np.uint16),
+        (np.uint8, 1, 0, np.uint8),
+        (np.uint8, 1, -1000, np.int16),
+        (np.int16, 40, 0, np.int32),
+        (np.int16, "0.5", -3, np.float32),
+        (np.uint16, "1.25", "0.125", np.float32),
+    ],
+)
+def test_rescaling_keeps_integers_where_it_can(
+    tmp_path: Path, dtype: type, slope: object, intercept: object, expected: type
+) -> None:
+    stored = RNG.integers(0, 250 if dtype is np.uint8 else 4000, (12, 9)).astype(dtype)
+    file = make(stored, RescaleSlope=slope, RescaleIntercept=intercept)
+    image = read(save(file, tmp_path / "a.dcm"))
+    assert image.array.dtype == expected
+    np.testing.assert_allclose(image.array, apply_modality_lut(stored, file), rtol=1e-6)
+    assert image.unit == "HU"
+    if dtype is not np.uint8 or intercept:
+        assert image.value_range == (image.array.min(), image.array.max())
+
+
+def test_a_modality_lut_is_applied() -> None:
+    path = next((path for path in packaged_files() if path.name == "mlut_18.dcm"), None)
+    if path is None:
+        pytest.skip("pydicom-data is not installed")
+    file = pydicom.dcmread(path)
+    np.testing.assert_array_equal(read(path).array, apply_modality_lut(file.pixel_array, file))
+
+
+def displayed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """PS3.3 C.11.2.1.2 for an output range of 0 to 1."""
+    if function == "LINEAR":
+        return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+    if function == "LINEAR_EXACT":
+        return np.clip((values - centre) / width + 0.5, 0, 1)
+    return 1 / (1 + np.exp(-4 * (values - centre) / width))
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint16, 12), (np.int16, 16), (np.uint8, 8), (np.uint16, 10)])
+def test_monochrome1_is_inverted_and_its_windows_still_show_the_same_picture(
+    tmp_path: Path, dtype: type, bits: int, function: str
+) -> None:
+    low, high = (-300, 300) if dtype is np.int16 else (0, 2**bits)
+    stored = RNG.integers(low, high, (40, 30)).astype(dtype)
+    file = make(
+        stored,
+        PhotometricInterpretation="MONOCHROME1",
+        BitsStored=bits,
+        HighBit=bits - 1,
+        RescaleSlope=2,
+        RescaleIntercept=-10,
+        WindowCenter=150,
+        WindowWidth=171,
+        VOILUTFunction=function,
+    )
+    image = read(save(file, tmp_path / "a.dcm"))
+    units = apply_modality_lut(stored, file)
+    assert np.all(np.diff(image.array.ravel()[np.argsort(units.ravel())].astype(float)) <= 0)
+    shown = apply_windowing(units, file)
+    shown = (shown - shown.min()) / np.ptp(shown) if function != "SIGMOID" else displayed(units, 150, 171, function)
+    assert image.window_function == function
+    (centre, width) = image.windows[0]
+    np.testing.assert_allclose(displayed(image.array.astype(float), centre, width, function), 1 - shown, atol=1e-9)
+    assert image.photometric == "MONOCHROME1"
+
+
+@pytest.mark.parametrize("representation", ["US", "OW"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_voi_lut_is_handed_on_and_not_applied(tmp_path: Path, photometric: str, representation: str) -> None:
+    stored = RNG.integers(0, 256, (16, 16)).astype(np.uint16)
+    table = Dataset()
+    table.LUTDescriptor = [256, 0, 12]
+    curve = (np.linspace(0, 1, 256) ** 2 * 4095).astype(np.uint16)
+    table.add_new("LUTData", representation, curve.tolist() if representation == "US" else curve.tobytes())
+    file = make(stored, BitsStored=8, HighBit=7, PhotometricInterpretation=photometric, VOILUTSequence=[table])
+    image = read(save(file, tmp_path / "a.dcm"))
+    assert image.voi_lut is not None
+    first, entries = image.voi_lut
+    shown = curve[stored].astype(int)
+    expected = 4095 - shown if photometric == "MONOCHROME1" else shown
+    np.testing.assert_array_equal(entries[image.array.astype(int) - first], expected)
+
+
+def test_palettes_become_rgb() -> None:
+    path = Path(get_testdata_file("examples_palette.dcm"))
+    file = pydicom.dcmread(path)
+    image = read(path)
+    np.testing.assert_array_equal(image.array, apply_color_lut(file.pixel_array, file))
+    assert image.value_range == (0, 65535)
+
+
+@pytest.mark.parametrize("index", [0, 3, 29])
+def test_a_frame_of_a_colour_loop_is_a_plane(index: int) -> None:
+    path = Path(get_testdata_file("examples_ybr_color.dcm"))
+    image = read(path, unit_of(path, Selector(frame=index)))
+    plane = select(image, Selector(frame=index, crop=(1, 2, 30, 40)))
+    np.testing.assert_array_equal(plane, pydicom.dcmread(path).pixel_array[index, 1:31, 2:42])
+    assert (image.kind, image.value_range) == ("stack", (0, 255))
+
+
+def test_frames_without_geometry_must_be_named() -> None:
+    path = Path(get_testdata_file("examples_ybr_color.dcm"))
+    image = read(path)
+    assert image.kind == "stack"
+    with pytest.raises(ImageError, match=r"stack of 30 images.*\n.*frame from 0 to 29"):
+        select(image, Selector())
+    with pytest.raises(ImageError, match=r"frame 30 is outside 0\.\.29"):
+        select(image, Selector(frame=30))
+
+
+def test_a_file_with_one_picture_has_the_frame_0_only() -> None:
+    image = read(Path(get_testdata_file("CT_small.dcm")), Selector(frame=0))
+    np.testing.assert_array_equal(select(image, Selector(frame=0)), image.array)
+    with pytest.raises(ImageError, match=r"frame 1 is outside 0\.\.0"):
+        select(image, Selector(frame=1))
+
+
+def enhanced(pixels: np.ndarray, depths: list[float]) -> Dataset:
+    """An enhanced CT whose frames lie at the given heights, each with its own intercept."""
+    shared, frames = Dataset(), []
+    measures, orientation = Dataset(), Dataset()
+    measures.PixelSpacing = [0.5, 0.25]
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    for number, depth in enumerate(depths):
+        frame, position, transform = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = [10, 20, depth]
+        transform.RescaleSlope, transform.RescaleIntercept, transform.RescaleType = 1, -1000 - number, "HU"
+        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [position], [transform]
+        frames.append(frame)
+    return make(pixels, SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=frames)
+
+
+def test_an_enhanced_file_is_a_volume_in_the_order_of_its_positions(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 2000, (4, 6, 5)).astype(np.uint16)
+    path = save(enhanced(pixels, [9, 3, 6, 0]), tmp_path / "enhanced.dcm")
+    image = read(path)
+    assert image.kind == "volume"
+    assert image.array.shape == (5, 6, 4)
+    assert image.spacing == (0.25, 0.5, 3)
+    values = pixels.astype(int) - 1000 - np.arange(4)[:, None, None]
+    # Right is the last column of an axial slice read from left to right: x and y of LPS run against RAS.
+    expected = values[[3, 1, 2, 0]].transpose(2, 1, 0)[::-1, ::-1]
+    np.testing.assert_array_equal(image.array, expected)
+    frames = read(path, Selector(frame=1))
+    np.testing.assert_array_equal(select(frames, Selector(frame=1)), values[1])
+    assert frames.array.dtype == image.array.dtype == np.int16
+
+
+def test_enhanced_frames_at_one_position_are_no_volume(tmp_path: Path) -> None:
+    path = save(enhanced(np.zeros((2, 4, 4), np.uint16), [1, 1]), tmp_path / "times.dcm")
+    assert read(path).kind == "stack"
+
+
+def test_files_without_preamble_or_extension_are_read(tmp_path: Path) -> None:
+    content = Path(get_testdata_file("CT_small.dcm")).read_bytes()
+    expected = read(Path(get_testdata_file("CT_small.dcm"))).array
+    for name, start in (("IM0001", 0), ("1.2.840.113619.2", 0), ("bare.IMA", 132)):
+        (tmp_path / name).write_bytes(content[start:])
+        np.testing.assert_array_equal(read(tmp_path / name).array, expected)
+    data_only = tmp_path / "data_only"
+    file = pydicom.dcmread(get_testdata_file("MR_small_implicit.dcm"))
+    with data_only.open("wb") as target:
+        out = DicomIO(target)
+        out.is_implicit_VR, out.is_little_endian = True, True
+        write_dataset(out, file)
+    np.testing.assert_array_equal(read(data_only).array, file.pixel_array)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MR_small.dcm",
+        "MR_small_RLE.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "MR_small_jp2klossless.dcm",
+        "SC_rgb_jpeg_dcmtk.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "JPGExtended.dcm",
+        "image_dfl.dcm",
+    ],
+)
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_truncated_files_are_refused(tmp_path: Path, name: str, keep: float) -> None:
+    content = Path(get_testdata_file(name)).read_bytes()
+    path = tmp_path / "short.dcm"
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ImageError) as caught:
+        read(path)
+    assert caught.value.remedy
+
+
+HTML = b"<!DOCTYPE html><html>not found</html>" * 9
+
+
+@pytest.mark.parametrize("content", [HTML, b"\x89PNG\r\n\x1a\n" + bytes(300), b"D"])
+def test_other_content_is_no_dicom(tmp_path: Path, content: bytes) -> None:
+    assert not is_dicom(content)
+    (tmp_path / "page.dcm").write_bytes(content)
+    with pytest.raises(ImageError, match="not DICOM"):
+        read(tmp_path / "page.dcm")
+
+
+def test_files_without_pixels_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"no pixels \(modality RTPLAN\)"):
+        read(Path(get_testdata_file("rtplan.dcm")))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"BitsAllocated": 13},
+        {"Rows": 4000},
+        {"RescaleSlope": 0},
+        {"SamplesPerPixel": 4},
+        {"NumberOfFrames": 0},
+        {"Rows": 60000, "Columns": 60000},
+    ],
+)
+def test_senseless_headers_are_errors_that_quote_nothing_private(
+    tmp_path: Path, attributes: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = make(np.zeros((8, 8), np.uint16), **attributes)
+    path = tmp_path / "bad.dcm"
+    file.save_as(path, enforce_file_format=True)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageError) as caught:
+            read(path)
+    everything = [str(caught.value), caplog.text, *(str(warning.message) for warning in said)]
+    assert not any("SECRET" in text for text in everything)
+
+
+def test_names_are_never_parsed(tmp_path: Path) -> None:
+    path = save(make(np.zeros((8, 8), np.uint16), PatientComments="SECRET", InstitutionName="SECRET"), tmp_path / "a")
+    assert "SECRET" not in str(read_header(path))
+    assert "SECRET" not in repr(read(path))
+
+
+def test_frames_of_a_file_are_decoded_together() -> None:
+    assert unit_of(Path("a.dcm"), Selector(frame=3, crop=(0, 0, 1, 1))) == Selector(frame=0)
+    assert unit_of(Path("a.dcm"), Selector(crop=(0, 0, 1, 1))) == Selector()
+    assert files_of(Path("a.dcm"), Selector(frame=3)) == (Path("a.dcm"),)
