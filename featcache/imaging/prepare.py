@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ImageError
-from featcache.imaging.intensity import bounded, mean_and_deviation
+from featcache.imaging.intensity import clipping, is_volumetric, mean_and_deviation
 from featcache.imaging.planes import select, slice_count
 from featcache.imaging.preprocess import Preprocess, centre_crop, finished, resized_floats, to_tensor
 from featcache.records import Image, Selector
@@ -50,13 +50,13 @@ def prepare(image: Image, selector: Selector, spec: Preprocess) -> torch.Tensor:
         return to_tensor(plane, image.value_range, spec)
     if plane.ndim == 3:
         raise ImageError(
-            "the image is in colour: clipping and composing channels are for grey images",
-            remedy="Use --preprocess model, dinov2 or radiology without changes.",
+            "the image is in colour: clipping, composing channels and z-scores are for grey images",
+            remedy="Leave window, clip, percentile, rgb and intensity=zscore out of --preprocess.",
         )
     import torch
 
     planes = _channels(image, selector, spec, plane)
-    channels = [_channel(one, image, spec, number) for number, one in enumerate(planes)]
+    channels = [_channel(one, image, selector, spec, number) for number, one in enumerate(planes)]
     pixels = torch.cat(channels)
     if spec.intensity == "zscore":
         return centre_crop(pixels, spec.crop).expand(3, -1, -1).contiguous()
@@ -68,23 +68,24 @@ def _channels(image: Image, selector: Selector, spec: Preprocess, plane: NDArray
         return [plane] * 3
     if spec.rgb == "grey":
         return [plane]
-    if image.kind != "volume" or selector.axis is None or selector.index is None:
+    if not is_volumetric(image) or selector.index is None:
         raise ImageError(
             "the image has no neighbouring slices", remedy="Leave rgb=neighbours out: it is for slices of volumes."
         )
-    last = slice_count(image.array.shape, selector.axis) - 1
-    places = [max(0, selector.index - 1), selector.index, min(last, selector.index + 1)]
+    # A stack of volumes is (item, slice, row, column); `select` has found the plane, so item and axis are named.
+    count = image.array.shape[1] if selector.axis is None else slice_count(image.array.shape, selector.axis)
+    places = [max(0, selector.index - 1), selector.index, min(count - 1, selector.index + 1)]
     return [select(image, replace(selector, index=place)) for place in places]
 
 
-def _channel(plane: NDArray[Any], image: Image, spec: Preprocess, number: int) -> torch.Tensor:
+def _channel(plane: NDArray[Any], image: Image, selector: Selector, spec: Preprocess, number: int) -> torch.Tensor:
     """(1, h, w) float32: 0..255 between the bounds, or standardised."""
-    values, low, high = bounded(plane, image, spec, number)
-    scale = 255.0 / (high - low) if high > low else 0.0
-    resized = resized_floats(((values - low) * scale).astype(np.float32), spec)
+    clip = clipping(plane, image, selector, spec, number)
+    scale = 255.0 / (clip.white - clip.black) if clip.white > clip.black else 0.0
+    resized = resized_floats(((clip(plane) - clip.black) * scale).astype(np.float32), spec)
     if spec.intensity != "zscore":
         return resized
-    mean, deviation = mean_and_deviation(values, image, spec, (low, high))
+    mean, deviation = mean_and_deviation(plane, image, selector, spec, clip)
     if deviation == 0 or scale == 0:
         return resized * 0.0
-    return (resized / scale + (low - mean)) / deviation
+    return (resized / scale + (clip.black - mean)) / deviation

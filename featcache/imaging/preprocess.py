@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import ConfigurationError
+from featcache.registry import nearest
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PREPROCESS_VERSION", "Preprocess", "centre_crop", "finished", "resized_floats", "to_tensor"]
+__all__ = ["CHOICES", "PREPROCESS_VERSION", "Preprocess", "centre_crop", "finished", "resized_floats", "to_tensor"]
 
 PREPROCESS_VERSION = 1
 """Semantic version of :func:`to_tensor`, part of the cache key."""
@@ -19,7 +22,7 @@ PREPROCESS_VERSION = 1
 Resize = Literal["shortest", "squash", "letterbox"]
 Interpolation = Literal["bicubic", "bilinear"]
 Intensity = Literal["source", "image", "zscore"]
-Clip = Literal["none", "window", "range", "percentile", "percentile-zero"]
+Clip = Literal["none", "window", "dicom-window", "range", "percentile", "percentile-zero"]
 Scope = Literal["plane", "volume"]
 Composition = Literal["grey", "neighbours", "windows"]
 
@@ -51,7 +54,8 @@ class Preprocess:
     version: int = PREPROCESS_VERSION
     """Semantic version of the code that applies this."""
     clip: Clip = "none"
-    """``window``: to windows of ``clip_at``. ``range``: to its bounds. ``percentile``: to these percentiles.
+    """``window``: to CT windows of ``clip_at``. ``dicom-window``: to the first one that the file's header recommends.
+    ``range``: to its bounds. ``percentile``: to these percentiles.
     ``percentile-zero``: above the upper one clipped, at or below the lower one set to 0 (the study's brain tumours)."""
     clip_at: tuple[float, ...] = ()
     """Centre and width of one window or of three; lower and upper bound; lower and upper percentile."""
@@ -60,14 +64,52 @@ class Preprocess:
     rgb: Composition = "grey"
     """The three channels: the plane three times; the slices before, at and after it; one window of ``clip_at`` each."""
 
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigurationError(f"{value!r} is no {name}{nearest(str(value), choices)}")
+        if not 1 <= self.crop <= self.resize_to:
+            raise ConfigurationError(
+                f"a crop of {self.crop} out of {self.resize_to} pixels", remedy="1 <= crop <= resize_to."
+            )
+        wanted = {"none": 0, "dicom-window": 0, "window": 6 if self.rgb == "windows" else 2}.get(self.clip, 2)
+        if len(self.clip_at) != wanted or (self.rgb == "windows" and self.clip != "window"):
+            raise ConfigurationError(
+                f"clip={self.clip} with rgb={self.rgb} does not go with {len(self.clip_at)} numbers in clip_at",
+                remedy="Three windows (six numbers) go with rgb=windows, one window with any other.",
+            )
+        _refuse_bounds(self.clip, self.clip_at)
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values, for the cache key; the last four only where they are not the default."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {name: value for name, value in plain.items() if name not in _LATER or value != _LATER[name]}
 
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "clip": get_args(Clip),
+    "intensity": get_args(Intensity),
+    "interpolation": get_args(Interpolation),
+    "resize": get_args(Resize),
+    "rgb": get_args(Composition),
+    "scope": get_args(Scope),
+}
+"""What a field may be."""
+
 _LATER: dict[str, Any] = {"clip": "none", "clip_at": [], "scope": "plane", "rgb": "grey"}
 """Fields that came after the first stores, with the values that those were made with."""
+
+
+def _refuse_bounds(clip: Clip, at: tuple[float, ...]) -> None:
+    if not np.isfinite(at).all():
+        raise ConfigurationError(f"clip={clip}: {at} are not all finite numbers")
+    if clip == "window" and not min(at[1::2]) > 0:
+        raise ConfigurationError(f"a window of width {min(at[1::2]):g} shows nothing", remedy="Widths are above 0.")
+    if clip in ("range", "percentile", "percentile-zero") and not at[0] < at[1]:
+        raise ConfigurationError(f"clip={clip}: the bounds {at[0]:g} and {at[1]:g} are not in order")
+    if clip in ("percentile", "percentile-zero") and not 0 <= at[0] < at[1] <= 100:
+        raise ConfigurationError(f"clip={clip}: {at[0]:g} and {at[1]:g} are no percentiles", remedy="From 0 to 100.")
 
 
 def to_tensor(plane: NDArray[Any], value_range: tuple[float, float], spec: Preprocess) -> torch.Tensor:
@@ -158,7 +200,7 @@ def centre_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _boxed(pixels: torch.Tensor, spec: Preprocess) -> torch.Tensor:
-    """Black on both sides of what keeps its aspect ratio in a square."""
+    """Bars on both sides of what keeps its aspect ratio in a square: black, also if the image's minimum is black."""
     import torch
 
     if spec.resize != "letterbox":
@@ -166,4 +208,4 @@ def _boxed(pixels: torch.Tensor, spec: Preprocess) -> torch.Tensor:
     height, width = pixels.shape[-2:]
     top, left = (spec.resize_to - height) // 2, (spec.resize_to - width) // 2
     sides = (left, spec.resize_to - width - left, top, spec.resize_to - height - top)
-    return torch.nn.functional.pad(pixels, sides)
+    return torch.nn.functional.pad(pixels, sides, value=float(pixels.min()) if spec.intensity == "image" else 0.0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 from featcache.errors import ConfigurationError
 from featcache.imaging.intensity import WINDOWS
-from featcache.imaging.preprocess import Composition, Intensity, Interpolation, Preprocess, Resize, Scope
+from featcache.imaging.preprocess import CHOICES, Interpolation, Preprocess
 from featcache.registry import nearest
 
 __all__ = ["PRESETS", "preset"]
@@ -90,8 +90,9 @@ def preset(
     Parameters
     ----------
     text
-        A name of :data:`PRESETS` or ``auto``, then changes after commas: ``window=lung`` (or ``window=40/400``; three
-        joined by ``+`` make the three channels), ``clip=-1024:600``, ``percentile=5:95``, ``percentile-zero=5:95``,
+        A name of :data:`PRESETS` or ``auto``, then changes after commas, each at most once: ``window=lung``, or
+        width/level ``window=400/40``, or the file's own ``window=dicom``; three joined by ``+`` make the three
+        channels; instead of a window ``clip=-1024:600``, ``percentile=5:95`` or ``percentile-zero=5:95``. Further
         ``scope=volume``, ``intensity=source|image|zscore``, ``rgb=neighbours``, ``resize=letterbox``,
         ``antialias=off``, ``interpolation=bilinear``.
     native
@@ -100,14 +101,16 @@ def preset(
         Another input size in pixels; the resized side grows in proportion.
     modality
         The dataset's, for ``auto``: CT gets the soft-tissue window, MRI the 0.5th to 99.5th percentile of its volume,
-        all else the model's own recipe.
+        X-ray the model's own recipe with the range of the file.
     deep
-        Whether the dataset has files of more than 8 bits, for ``auto``: 8-bit files hold no Hounsfield units.
+        Whether the dataset has files of more than 8 bits, for ``auto``: others get the model's own recipe, whatever
+        their modality.
 
     Raises
     ------
     ConfigurationError
-        For an unknown name or change, or a size below 1.
+        For an unknown name or change, changes that contradict each other, a size below 1, or ``auto`` for deep files
+        of several modalities or an unknown one.
 
     Examples
     --------
@@ -117,10 +120,10 @@ def preset(
     ('window', (-600.0, 1500.0), 'squash')
     """
     name, *changes = [part.strip() for part in text.split(",")]
+    _refuse_contradictions(changes)
     if name == "auto":
         name = "model"
-        if deep:
-            changes = [*_BY_MODALITY.get((modality or "").upper(), ()), *changes]
+        changes = [*(_by_modality(modality) if deep else ()), *changes]
     if name not in PRESETS:
         raise ConfigurationError(f"unknown preprocessing {name!r}{nearest(name, [*PRESETS, 'auto'])}")
     size = _SIZES.get(name, native.image_size) if image_size is None else image_size
@@ -132,60 +135,91 @@ def preset(
     return spec
 
 
-_BY_MODALITY = {
+_BY_MODALITY: dict[str, tuple[str, ...]] = {
     "CT": ("window=soft-tissue",),
     "MRI": ("percentile=0.5:99.5", "scope=volume"),
     "MR": ("percentile=0.5:99.5", "scope=volume"),
+    "X-RAY": (),
 }
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "intensity": get_args(Intensity),
-    "interpolation": get_args(Interpolation),
-    "resize": get_args(Resize),
-    "rgb": tuple(name for name in get_args(Composition) if name != "windows"),
-    "scope": get_args(Scope),
-}
+_CLIPS = ("window", "clip", "percentile", "percentile-zero")
+_FIELDS = {name: choices for name, choices in CHOICES.items() if name != "clip"} | {"antialias": ("on", "off")}
+
+
+def _by_modality(modality: str | None) -> tuple[str, ...]:
+    try:
+        return _BY_MODALITY[(modality or "").upper()]
+    except KeyError:
+        raise ConfigurationError(
+            f"preprocessing 'auto' goes by the dataset's modality, and that is {modality or 'unknown'!r}",
+            remedy="Say it yourself: model,window=soft-tissue for CT; model,percentile=0.5:99.5,scope=volume for MRI; "
+            "model for X-ray.",
+        ) from None
+
+
+def _refuse_contradictions(changes: list[str]) -> None:
+    names = ["window" if name in _CLIPS else name for name in (change.partition("=")[0] for change in changes)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        said = [change for change, name in zip(changes, names, strict=True) if name == twice]
+        raise ConfigurationError(
+            f"preprocessing says {' and '.join(said)}", remedy="Keep one of them: they would replace each other."
+        )
 
 
 def _changed(spec: Preprocess, change: str) -> Preprocess:
     name, _, value = change.partition("=")
-    if name in _CHOICES and value in _CHOICES[name]:
+    if name in _FIELDS and value in _FIELDS[name] and change != "rgb=windows":
         if name == "resize" and value == "letterbox":
             return replace(spec, resize="letterbox", resize_to=spec.crop)
-        options: dict[str, Any] = {name: value}
+        options: dict[str, Any] = {name: value == "on" if name == "antialias" else value}
         return replace(spec, **options)
-    if name == "antialias" and value in ("on", "off"):
-        return replace(spec, antialias=value == "on")
     if name == "window":
-        windows = [_window(part) for part in value.split("+")]
-        if len(windows) in (1, 3):
-            flat = tuple(number for window in windows for number in window)
-            return replace(spec, clip="window", clip_at=flat, rgb="windows" if len(windows) == 3 else spec.rgb)
-    if name in ("clip", "percentile", "percentile-zero"):
+        return _windowed(spec, value)
+    if name in _CLIPS:
         low, high = _bounds(name, value)
         kind: Any = "range" if name == "clip" else name
         return replace(spec, clip=kind, clip_at=(low, high))
-    known = ", ".join([*_CHOICES, "antialias", "window", "clip", "percentile", "percentile-zero"])
-    allowed = (
-        f"; {name} is one of {', '.join(_CHOICES[name])}" if name in _CHOICES else nearest(name, known.split(", "))
-    )
+    known = [*_FIELDS, *_CLIPS]
+    if name in WINDOWS or value in WINDOWS:
+        allowed = f"; did you mean 'window={value or name}'?"
+    elif name in _FIELDS:
+        allowed = f"; {name} is one of {', '.join(choice for choice in _FIELDS[name] if choice != 'windows')}"
+    else:
+        allowed = nearest(name, known)
     raise ConfigurationError(
-        f"{change!r} changes no preprocessing{allowed}", remedy=f"Known: {known}; written name=value."
+        f"{change!r} changes no preprocessing{allowed}", remedy=f"Known: {', '.join(known)}; written name=value."
     )
+
+
+def _windowed(spec: Preprocess, text: str) -> Preprocess:
+    if text == "dicom":
+        return replace(spec, clip="dicom-window", clip_at=())
+    windows = [_window(part) for part in text.split("+")]
+    if len(windows) not in (1, 3):
+        raise ConfigurationError(
+            f"{len(windows)} windows are neither one nor three",
+            remedy="Three make the channels: lung+soft-tissue+bone.",
+        )
+    flat = tuple(number for window in windows for number in window)
+    return replace(spec, clip="window", clip_at=flat, rgb="windows" if len(windows) == 3 else spec.rgb)
 
 
 def _window(text: str) -> tuple[float, float]:
+    """(centre, width) of a name or of ``width/level``, the order in which radiologists say it."""
     if text in WINDOWS:
         return WINDOWS[text]
     try:
-        centre, width = (float(part) for part in text.split("/"))
+        width, centre = (float(part) for part in text.split("/"))
     except ValueError:
         raise ConfigurationError(
-            f"{text!r} is no window{nearest(text, WINDOWS)}",
-            remedy=f"Known: {', '.join(WINDOWS)}; or centre/width in Hounsfield units: 40/400.",
+            f"{text!r} is no window{nearest(text, [*WINDOWS, 'dicom'])}",
+            remedy=f"Known: {', '.join(WINDOWS)}, dicom; or width/level in Hounsfield units: 400/40.",
         ) from None
-    if width <= 0:
-        raise ConfigurationError(f"a window of width {width:g} shows nothing", remedy="Write centre/width: 40/400.")
+    if not width > 0:
+        raise ConfigurationError(
+            f"a window of width {width:g} shows nothing", remedy="Write width/level: 400/40; lung is 1500/-600."
+        )
     return centre, width
 
 
@@ -193,7 +227,7 @@ def _bounds(name: str, text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(":"))
     except ValueError:
-        raise ConfigurationError(f"{name}={text} is not of the form {name}=low:high") from None
-    if not low < high or (name != "clip" and not 0 <= low < high <= 100):
-        raise ConfigurationError(f"{name}={text}: the bounds are not in order, or no percentiles")
+        raise ConfigurationError(
+            f"{name}={text} is not of the form {name}=low:high", remedy="For example clip=-1024:600 or percentile=5:95."
+        ) from None
     return low, high

@@ -116,7 +116,7 @@ def test_what_an_image_does_not_have_is_refused_with_a_remedy() -> None:
 def test_recipes_are_changed_in_words() -> None:
     lung = preset("radiology,window=lung,scope=volume", NATIVE)
     assert (lung.clip, lung.clip_at, lung.scope, lung.intensity) == ("window", (-600.0, 1500.0), "volume", "image")
-    three = preset("model,window=lung+soft-tissue+400/1800", NATIVE)
+    three = preset("model,window=lung+soft-tissue+1800/400", NATIVE)
     assert (three.rgb, three.clip_at[4:]) == ("windows", (400.0, 1800.0))
     boxed = preset("dinov2,resize=letterbox,antialias=off", NATIVE, 98)
     assert (boxed.resize, boxed.resize_to, boxed.antialias) == ("letterbox", 98, False)
@@ -128,16 +128,33 @@ def test_recipes_are_changed_in_words() -> None:
         ("radiology,scope=slice", "plane, volume"),
         ("radiology,percentile=95:5", "not in order"),
         ("radiologi", "radiology"),
+        ("radiology,intensity=lung", "window=lung"),
+        ("radiology,lung", "window=lung"),
+        ("radiology,window=400:40", r"width/level.*400/40"),
+        ("radiology,window=-600/1500", "shows nothing"),
+        ("radiology,window=lung+bone", "neither one nor three"),
+        ("radiology,window=lung,percentile=5:95", "replace each other"),
+        ("radiology,window=lung+bone+brain,rgb=neighbours", "six numbers"),
+        ("radiology,clip=-inf:3", "finite"),
+        ("radiology,percentile=5:101", "no percentiles"),
+        ("radiology,rgb=windows", "rgb is one of grey, neighbours"),
     ):
-        with pytest.raises(ConfigurationError, match=message):
+        with pytest.raises(ConfigurationError, match=f"(?s){message}"):
             preset(wrong, NATIVE)
 
 
 def test_auto_goes_by_modality_where_there_are_more_than_eight_bits() -> None:
     assert preset("auto", NATIVE, modality="CT", deep=True).clip_at == WINDOWS["soft-tissue"]
     assert preset("auto", NATIVE, modality="MRI", deep=True).scope == "volume"
-    for modality, deep in (("CT", False), ("X-ray", True), (None, True)):
+    assert preset("auto,window=lung", NATIVE, modality="CT", deep=True).clip_at == WINDOWS["lung"]
+    for modality, deep in (("CT", False), ("X-ray", True), (None, False)):
         assert preset("auto", NATIVE, modality=modality, deep=deep) == preset("model", NATIVE)
+
+
+@pytest.mark.parametrize("modality", ["CT, MRI", "any 3D", None])
+def test_auto_does_not_guess_a_modality(modality: str | None) -> None:
+    with pytest.raises(ConfigurationError, match=r"(?s)goes by the dataset's modality.*window=soft-tissue for CT"):
+        preset("auto", NATIVE, modality=modality, deep=True)
 
 
 def test_specifications_of_earlier_stores_keep_their_key() -> None:
