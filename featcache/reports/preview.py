@@ -20,6 +20,9 @@ _TITLE = 24
 _SMALLEST = 160
 """Pixels of a tile's side, at least: small inputs are shown magnified, each pixel a square."""
 
+_LONGEST = 300
+"""Characters of a line that are looked at."""
+
 
 def draw_preview(tiles: Sequence[PreviewTile], path: Path, *, title: str = "", columns: int | None = None) -> Path:
     """Draw tiles with their ids and labels; a sample that cannot be used shows the reason.
@@ -77,6 +80,7 @@ def _shortened(text: str, width: int, font: _Font, *, keep_end: bool = False) ->
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
+    text = text[-_LONGEST:] if keep_end else text[:_LONGEST]
     while text and font.getlength(text + "…") > width:
         text = text[1:] if keep_end else text[:-1]
     return "…" + text if keep_end else text + "…"

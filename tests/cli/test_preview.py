@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from tests.cli.test_commands import run
@@ -18,9 +17,9 @@ def test_it_draws_a_sheet_and_says_where(image_folder: WriteImages, tmp_path: Pa
     said = json.loads(run(*arguments, "--json").stdout)
     assert (said["picture"], said["preprocess"]["intensity"]) == (str(out), "image")
     assert [sample["label"] for sample in said["samples"]] == ["bright", "dark"] * 2
-    first = np.asarray(Image.open(out))
-    assert str(out) in run(*arguments).stdout
-    np.testing.assert_array_equal(np.asarray(Image.open(out)), first)
+    columns, rows = 2, 2
+    assert Image.open(out).width // columns >= 160
+    assert Image.open(out).height // rows >= 160
 
 
 def test_an_unusable_image_is_named_and_gives_exit_code_two(image_folder: WriteImages, tmp_path: Path) -> None:
@@ -30,6 +29,7 @@ def test_an_unusable_image_is_named_and_gives_exit_code_two(image_folder: WriteI
     assert done.returncode == 2
     assert "train/dark/000.png" in done.stderr
     assert "Hounsfield" in done.stderr
+    assert f"{tmp_path / 's.png'}: 2 samples" in done.stdout
     assert (tmp_path / "s.png").is_file()
 
 
