@@ -55,9 +55,10 @@ def bounded(
     if spec.clip == "none":
         return values, *image.value_range
     if spec.clip == "window":
-        if plane.dtype == np.uint8:
+        if plane.dtype == np.uint8 or image.unit not in (None, "HU"):
+            held = "8 bits" if plane.dtype == np.uint8 else f"the unit {image.unit}"
             raise ImageError(
-                "a CT window needs Hounsfield units, and the image has 8 bits",
+                f"a CT window needs Hounsfield units, and the image has {held}",
                 remedy="Leave window= out for such images, or extract from the original DICOM or NIfTI files.",
             )
         first = 2 * channel if spec.rgb == "windows" else 0

@@ -84,7 +84,7 @@ class DatasetContract:
             sample = dataset.sample(row)
             if decoder_of(sample.path) is None:
                 continue
-            plane = select(read(sample.path), sample.selector)
+            plane = select(read(sample.path, sample.selector), sample.selector)
             assert plane.ndim in (2, 3)
             assert min(plane.shape[:2]) > 1
             for task in dataset.tasks:
@@ -92,7 +92,7 @@ class DatasetContract:
                     path = dataset.samples[column][row]
                     if isinstance(path, str) and decoder_of(path) is not None:
                         part = Selector.from_text(dataset.samples["mask_selector"][row])
-                        mask = select(read(dataset.root / path), part)
+                        mask = select(read(dataset.root / path, part), part)
                         assert mask.shape[:2] == plane.shape[:2]
                         if task.mask_values is not None:
                             assert set(np.unique(mask)) <= set(task.mask_values)
