@@ -51,7 +51,7 @@ class Series:
 
     uid: str
     """SeriesInstanceUID. Where a series falls into parts (a localizer before the slices, several time points), the
-    first has the UID itself, the others ``UID-2``, ``UID-3`` …; ``""`` for files that say none, a hash of what is no UID."""
+    first has the UID itself, the others ``UID-2``, ``UID-3`` …. What is no UID is hashed; ``""`` is none."""
     files: tuple[Path, ...]
     """File ``i`` is slice ``i`` along ``axis`` of the volume; by their numbers where there is no volume."""
     modality: str | None
