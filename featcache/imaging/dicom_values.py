@@ -21,6 +21,8 @@ WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
 _UNITS = {"HU", "OD", "PCT", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD"}
 """Defined terms of Rescale Type (PS3.3 C.11.1.1.2); anything else is free text and stays where it is."""
+_PHOTOMETRIC = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420"}
+_PHOTOMETRIC |= {"YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT", "XYB", "HSV", "ARGB", "CMYK"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ def joined(values: Sequence[Values]) -> list[NDArray[Any]]:
 
 def _values(stored: NDArray[Any], header: Dataset) -> Values:
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
+    if photometric not in _PHOTOMETRIC:
+        raise damaged("its photometric interpretation is none that the standard defines", ValueError())
     if photometric == "PALETTE COLOR":
         stored = apply_color_lut(stored, header)
     if stored.ndim == 3:

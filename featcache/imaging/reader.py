@@ -166,3 +166,11 @@ def _read(path: Path, selector: Selector, decoder: str) -> Image:
     options: dict[str, Any] = {"frames": selector.frame is not None} if decoder == "dicom" else {}
     image: Image = load(path, **options) if options else load(path, unit_of(path, selector))
     return image
+
+
+def _with_data_file(path: Path) -> tuple[Path, ...]:
+    if path.suffix.lower() != ".mhd":
+        return (path,)
+    from featcache.imaging.itk import data_files
+
+    return (path, *data_files(path))

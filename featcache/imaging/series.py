@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import threading
 import warnings
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ _HEADER_TAGS = (
     "NumberOfFrames",
     "BitsAllocated",
 )
+_UID = re.compile(r"[0-9.]{0,64}")
 _EXTENSIONS = (".dcm", ".dicom", ".ima")
 
 
@@ -48,7 +51,7 @@ class Series:
 
     uid: str
     """SeriesInstanceUID. Where a series falls into parts (a localizer before the slices, several time points), the
-    first has the UID itself, the others ``UID-2``, ``UID-3`` …; ``""`` for files that say none."""
+    first has the UID itself, the others ``UID-2``, ``UID-3`` …. What is no UID is hashed; ``""`` is none."""
     files: tuple[Path, ...]
     """File ``i`` is slice ``i`` along ``axis`` of the volume; by their numbers where there is no volume."""
     modality: str | None
@@ -221,7 +224,7 @@ def _scan(folder: Path) -> tuple[tuple[Series, ...], tuple[str, ...]]:
                 unreadable.append(path.name)
                 continue
             if file is not None:
-                groups.setdefault(str(file.header.get("SeriesInstanceUID") or ""), []).append(file)
+                groups.setdefault(_uid(file), []).append(file)
         series = [
             _series(uid, place, part) for uid in sorted(groups) for place, part in enumerate(parts_of(groups[uid]))
         ]
@@ -237,6 +240,12 @@ def _file(path: Path) -> File | None:
     if not header.get("BitsAllocated") or not header.get("Rows"):
         return None
     return File(path, frame_header(header, 0), frame_count(header))
+
+
+def _uid(file: File) -> str:
+    """The UID if it is one; what is none may be any text and is hashed."""
+    uid = str(file.header.get("SeriesInstanceUID") or "")
+    return uid if _UID.fullmatch(uid) else f"x{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
 
 
 def _series(uid: str, place: int, part: Part) -> Series:
