@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_windowing
 
 from featcache.errors import ConfigurationError, ImageError
-from featcache.imaging import Preprocess, intensity, prepare
+from featcache.imaging import WINDOWS, Preprocess, intensity, prepare, preset
+from featcache.models import resolve_model
 from featcache.records import Image, Selector
 
 RNG = np.random.default_rng(1)
@@ -34,6 +37,7 @@ CT = RNG.integers(-1024, 3000, (SIDE, SIDE)).astype(np.int16)
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # pydicom's own
 @pytest.mark.parametrize("window", [(40.0, 400.0), (-600.0, 1500.0), (128.0, 2.0)])
 def test_the_files_own_window_is_what_pydicom_applies(function: str, window: tuple[float, float]) -> None:
     header = Dataset()
@@ -202,3 +206,16 @@ def test_a_specification_is_hashable_and_its_dict_gives_it_back() -> None:
     made = spec(clip="window", clip_at=(40.0, 400.0), intensity="zscore")
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in made.as_dict().items()}
     assert {made: 1}[Preprocess(**fields)] == 1
+
+
+def test_the_documents_table_of_windows_is_the_codes() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "preprocessing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| (-?\d+) \| (\d+) \|", text, re.MULTILINE)
+    assert {name: (float(level), float(width)) for name, level, width in rows} == WINDOWS
+
+
+def test_a_window_by_name_and_by_its_numbers_is_one_key() -> None:
+    native = resolve_model("pixels")
+    named, numbers = preset("model,window=lung", native), preset("model,window=1500/-600", native)
+    assert named == numbers
+    assert named.as_dict() == numbers.as_dict()
