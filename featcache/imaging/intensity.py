@@ -27,7 +27,7 @@ WINDOWS: dict[str, tuple[float, float]] = {
     "brain": (40.0, 80.0),
     "liver": (30.0, 150.0),
 }
-"""(centre, width) in Hounsfield units, from Radiopaedia, "Windowing (CT)" (doi 10.53347/rID-52108): chest lungs and
+"""(centre, width) in Hounsfield units, from Radiopaedia, "Windowing (CT)" (radiopaedia.org/articles/windowing-ct): chest lungs and
 mediastinum, abdomen soft tissues and liver, spine bone, head brain."""
 
 
