@@ -27,8 +27,8 @@ WINDOWS: dict[str, tuple[float, float]] = {
     "brain": (40.0, 80.0),
     "liver": (30.0, 150.0),
 }
-"""(centre, width) in Hounsfield units, from Radiopaedia, "Windowing (CT)" (radiopaedia.org/articles/windowing-ct): chest lungs and
-mediastinum, abdomen soft tissues and liver, spine bone, head brain."""
+"""(centre, width) in Hounsfield units, from Radiopaedia, "Windowing (CT)", radiopaedia.org/articles/windowing-ct:
+chest lungs and mediastinum, abdomen soft tissues and liver, spine bone, head brain."""
 
 
 @dataclass(frozen=True, slots=True)
