@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ImageError, MissingDependencyError
-from featcache.imaging.geometry import canonical
+from featcache.imaging.orientation import canonical, invertible
 from featcache.records import Image, Selector
 
 __all__ = ["data_files", "load"]
@@ -58,9 +58,7 @@ def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - 
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ImageError("the directions of the axes cannot be inverted", remedy="Repair the header.")
-    turned, moved, spacing = canonical(array.transpose(2, 1, 0), _LPS_TO_RAS @ affine)
+    turned, moved, spacing = canonical(array.transpose(2, 1, 0), invertible(_LPS_TO_RAS @ affine))
     return Image(array=turned, kind="volume", value_range=full, spacing=spacing, affine=moved)
 
 
