@@ -107,7 +107,7 @@ def test_figshare_images_stand_as_matlab_shows_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.array, shown)
     assert image.value_range == (shown.min(), shown.max())
     np.testing.assert_array_equal(read(path, Selector(array="cjdata/tumorMask")).array, shown > 0)
-    with pytest.raises(ImageError, match=r"no array nothing.*cjdata"):
+    with pytest.raises(ImageError, match=r"no array called 'nothing'.*cjdata"):
         read(path, Selector(array="nothing"))
 
 
