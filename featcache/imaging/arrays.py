@@ -17,7 +17,7 @@ __all__ = ["image_of", "load"]
 
 
 def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - frozen
-    """Read an array file. Pickled objects are never loaded.
+    """Read an array file into memory, never as a map: a map would change with the file. Pickles are never loaded.
 
     Parameters
     ----------
@@ -38,18 +38,28 @@ def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - 
         If the file is damaged, holds no numbers, or several arrays of which none is named.
     """
     try:
-        if path.suffix.lower() == ".npy":
-            return image_of(np.load(path, mmap_mode="r", allow_pickle=False))
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ImageError("the content is no .npz archive", remedy="Check the extension.")
-            return image_of(archive[_member(archive.files, selector.array)])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.lib.npyio.NpzFile):
+            with found as archive:
+                found = archive[_member(archive.files, selector.array)]
+        elif selector.array is not None:
+            raise ImageError(
+                f"the sample names the array {selector.array!r}, and the file holds one without a name",
+                remedy="Leave the array out of the sample's selector.",
+            )
+        return image_of(found)
+    except MemoryError as error:
+        raise ImageError(f"the array does not fit into memory ({error})", remedy="Split the file.") from None
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
+        if "allow_pickle" in str(error):  # numpy's words for objects and for whatever is no array file
+            raise ImageError(
+                "the file holds no arrays of numbers; pickled Python objects can run code and are never loaded",
+                remedy="Check that the download is complete, or save the pixels as an array of numbers.",
+            ) from None
         raise ImageError(
-            f"the file is no readable array file ({type(error).__name__})",
-            remedy="Copy it again from its source; arrays of Python objects are never read.",
+            f"the file is no readable array file ({error})", remedy="Copy it again from its source."
         ) from None
 
 

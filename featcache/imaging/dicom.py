@@ -15,8 +15,9 @@ from featcache.imaging.dicom_codecs import decoder_for
 from featcache.imaging.dicom_header import damaged, number, numbers, read_header, transfer_syntax
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import Values, joined, to_values
-from featcache.imaging.geometry import NoVolumeError, Stack, canonical
+from featcache.imaging.geometry import NoVolumeError, Stack
 from featcache.imaging.multiframe import frame_count, frame_header
+from featcache.imaging.orientation import canonical
 from featcache.records import Image
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "decode", "load", "modality", "volume_of"]

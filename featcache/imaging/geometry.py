@@ -1,4 +1,4 @@
-"""Where slices lie: order along the normal, gaps, tilt, the affine, and canonical RAS orientation.
+"""Where slices lie: order along the normal, gaps, tilt and the affine.
 
 DICOM's patient axes run left, posterior, superior (LPS); those of NIfTI and of every volume here run right, anterior,
 superior (RAS). Equation numbers are those of DICOM PS3.3 C.7.6.2.1.1.
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import nibabel.orientations
 import numpy as np
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from featcache.imaging.dicom_header import numbers
 from featcache.records import Axis
 
-__all__ = ["SAME_POSITION_MM", "NoVolumeError", "Plane", "Stack", "canonical", "canonical_shape", "plane_of"]
+__all__ = ["SAME_POSITION_MM", "NoVolumeError", "Plane", "Stack", "plane_of"]
 
 SAME_DIRECTION = 1e-3
 """Largest difference of a direction cosine within one orientation; files carry 3 to 6 digits."""
@@ -139,38 +137,6 @@ def _affine(plane: Plane, first: NDArray[np.float64], last: NDArray[np.float64],
     affine[:3, 3] = first
     ras: NDArray[np.float64] = _LPS_TO_RAS @ affine
     return ras
-
-
-def canonical(
-    array: NDArray[Any], affine: NDArray[np.float64]
-) -> tuple[NDArray[Any], NDArray[np.float64], tuple[float, float, float]]:
-    """Flip and permute axes so that they point right, anterior, superior; nothing is interpolated.
-
-    Parameters
-    ----------
-    array
-        (I, J, K).
-    affine
-        (4, 4), indices to RAS+ millimetres, invertible.
-
-    Returns
-    -------
-    tuple
-        The array as a view, its affine, and its voxel size (x, y, z) in mm.
-    """
-    turns = nibabel.orientations.io_orientation(affine)
-    turned: NDArray[Any] = nibabel.orientations.apply_orientation(array, turns)
-    moved: NDArray[np.float64] = affine @ nibabel.orientations.inv_ornt_aff(turns, array.shape)
-    x, y, z = (float(size) for size in voxel_sizes(moved))
-    return turned, moved, (x, y, z)
-
-
-def canonical_shape(
-    shape: tuple[int, int, int], affine: NDArray[np.float64]
-) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Shape and voxel size in mm that :func:`canonical` would give, without any data."""
-    turned, _, spacing = canonical(np.broadcast_to(np.uint8(0), shape), affine)
-    return (turned.shape[0], turned.shape[1], turned.shape[2]), spacing
 
 
 def _spacing_notes(distances: NDArray[np.float64]) -> list[str]:

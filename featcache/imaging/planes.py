@@ -58,6 +58,11 @@ def _whole(image: Image, selector: Selector) -> NDArray[Any]:
 
 def _item(image: Image, selector: Selector) -> NDArray[Any]:
     """One image of a stack by ``frame`` or ``index``; of a stack of volumes ``frame`` and the slice ``index``."""
+    if selector.axis is not None:
+        raise ImageError(
+            f"the file does not say how its images lie, and the sample names a slice along {selector.axis}",
+            remedy="Give the sample an index without an axis, or use a format with geometry, such as NIfTI.",
+        )
     if selector.frame is None and selector.index is not None and image.array[:1].ndim == 3 + _is_colour(image):
         return _at(image.array, selector.index, "row")
     if selector.frame is None:

@@ -3,8 +3,9 @@
 Pillow unpacks with zlib and undoes the row filters in one pass; here ISA-L unpacks and a compiled loop undoes the
 filters, with the same result to the bit. Everything else stays with Pillow.
 
-Checksums: the CRC of each critical chunk is compared for every PNG, and the Adler-32 of the pixels on the fast path.
-Pillow looks at neither, so that a flipped bit would pass as an image.
+Checksums: the CRC of each critical chunk is compared for every PNG, which Pillow does not do for pixels, so that a
+flipped bit would pass as an image. A stream with another oddity is left to Pillow, so that what becomes of a file does
+not depend on how many came before it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ on a machine, and then saves about 7 ms a megapixel: a single image must not pay
 
 _IGNORED = {b"gAMA", b"pHYs", b"sBIT", b"cHRM", b"sRGB", b"iCCP", b"tIME", b"bKGD", b"hIST", b"tRNS"}
 """Ancillary chunks that change nothing here: Pillow does not apply them either. Others may hold an orientation."""
+_TEXT = {b"tEXt", b"zTXt", b"iTXt"}
+_ORIENTING = (b"Raw profile type", b"XML:com.adobe.xmp")
+"""Text that can hold an EXIF or XMP orientation; any other changes nothing here."""
 _ZLIB = 15
 
 Unfilter = Callable[[NDArray[np.uint8], NDArray[np.uint8]], int]
@@ -51,7 +55,7 @@ class Chunks:
     interlaced: bool
     """Whether rows come in seven passes."""
     other: frozenset[bytes]
-    """Names of its further chunks."""
+    """Names of its further chunks, without those that hold plain text."""
     data: tuple[memoryview, ...]
     """The compressed pixels."""
 
@@ -87,7 +91,7 @@ def parse(content: bytes) -> Chunks:
             data.append(body)
         elif name == b"IEND":
             ended = True
-        else:
+        elif name not in _TEXT or bytes(body[:32]).startswith(_ORIENTING):
             other.add(name)
         position += 12 + length
     if header is None or not data or 0 in header[:2]:
@@ -106,18 +110,13 @@ def decode_grey(chunks: Chunks) -> NDArray[np.uint8] | None:
     Returns
     -------
     ndarray or None
-        (height, width) uint8; None: use Pillow.
-
-    Raises
-    ------
-    ImageError
-        If the pixels are truncated or damaged.
+        (height, width) uint8; None: use Pillow, for now or because the stream is not what a whole picture has.
     """
     unfilter = _unfilter_when_worth(chunks.width * chunks.height)
     return None if unfilter is None else _decode(chunks, unfilter)
 
 
-def _decode(chunks: Chunks, unfilter: Unfilter) -> NDArray[np.uint8]:
+def _decode(chunks: Chunks, unfilter: Unfilter) -> NDArray[np.uint8] | None:
     size = chunks.height * (chunks.width + 1)
     packed = chunks.data[0] if len(chunks.data) == 1 else b"".join(chunks.data)
     inflate = isal_zlib.decompressobj(wbits=_ZLIB)
@@ -126,13 +125,12 @@ def _decode(chunks: Chunks, unfilter: Unfilter) -> NDArray[np.uint8]:
         raw = inflate.decompress(packed, size)
         inflate.decompress(inflate.unconsumed_tail, 1)
     except isal_zlib.error:  # type: ignore[misc]
-        raise _damaged("the compressed pixels are damaged") from None
+        return None
     if len(raw) < size:
-        raise _damaged("the compressed pixels are truncated")
+        return None
     pixels = np.empty((chunks.height, chunks.width), np.uint8)
-    if unfilter(np.frombuffer(raw, np.uint8).reshape(chunks.height, chunks.width + 1), pixels):
-        raise _damaged("a row has an unknown filter")
-    return pixels
+    unknown = unfilter(np.frombuffer(raw, np.uint8).reshape(chunks.height, chunks.width + 1), pixels)
+    return None if unknown else pixels
 
 
 _lock = threading.Lock()

@@ -16,8 +16,9 @@ from featcache.imaging.dicom import decode, load, modality, volume_of
 from featcache.imaging.dicom_header import is_dicom, read_header
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import to_values
-from featcache.imaging.geometry import NoVolumeError, Stack, canonical_shape
+from featcache.imaging.geometry import NoVolumeError, Stack
 from featcache.imaging.multiframe import frame_count, frame_header
+from featcache.imaging.orientation import canonical_shape
 from featcache.imaging.series_parts import File, Part, parts_of
 from featcache.records import Axis, Image
 

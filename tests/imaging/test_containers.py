@@ -107,7 +107,7 @@ def test_figshare_images_stand_as_matlab_shows_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.array, shown)
     assert image.value_range == (shown.min(), shown.max())
     np.testing.assert_array_equal(read(path, Selector(array="cjdata/tumorMask")).array, shown > 0)
-    with pytest.raises(ImageError, match=r"no array nothing.*cjdata"):
+    with pytest.raises(ImageError, match=r"no array called 'nothing'.*cjdata"):
         read(path, Selector(array="nothing"))
 
 
@@ -187,3 +187,18 @@ def test_without_simpleitk_the_extra_is_named(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "a.nrrd").write_bytes(b"NRRD0004")
     with pytest.raises(MissingDependencyError, match=r"featcache\[formats\]"):
         read(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("extension", ["mha", "mhd"])
+def test_a_flipped_bit_in_compressed_voxels_is_noticed(tmp_path: Path, extension: str) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    values = np.random.default_rng(3).integers(0, 999, (9, 10, 11)).astype(np.int16)
+    path = tmp_path / f"a.{extension}"
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(path), True)
+    assert read(path).array.shape == (11, 10, 9)
+    voxels = path if extension == "mha" else next(tmp_path.glob("a.*raw"))
+    content = bytearray(voxels.read_bytes())
+    content[-100] ^= 0x10
+    voxels.write_bytes(content)
+    with pytest.raises(ImageError, match="compressed voxels"):
+        read(path)
