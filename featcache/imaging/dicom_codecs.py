@@ -28,6 +28,7 @@ _JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 _JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 
 _END_OF_IMAGE = b"\xff\xd9"
+_PADDING = b"\x00\x20\xff"
 
 _COMPRESSED = (*_JPEG, *_JPEG_LOSSLESS, *_JPEG_LS, *_JPEG_2000, uid.RLELossless)
 DECODER_DEPENDENCIES = dict.fromkeys(_COMPRESSED, ("imagecodecs",))
@@ -79,7 +80,7 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
 
 
 def _jpeg(src: bytes, runner: DecodeRunner) -> NDArray[Any]:
-    if _END_OF_IMAGE not in src[-16:]:  # padding may follow
+    if not src.rstrip(_PADDING).endswith(_END_OF_IMAGE):
         raise ValueError("the JPEG stream is truncated")  # libjpeg would fill the rest with grey
     # No colour transform here: pydicom converts afterwards by the photometric interpretation it has settled on.
     space = "GRAYSCALE" if runner.samples_per_pixel == 1 else "RGB"
