@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,16 +98,24 @@ def volume_of(values: Sequence[Values], geometry: Stack, header: Dataset) -> Ima
     return _image("volume", array, values, header, spacing=spacing, affine=affine, notes=geometry.notes)
 
 
-def _image(kind: Any, array: NDArray[Any], values: Sequence[Values], header: Dataset, **geometry: Any) -> Image:
+def _image(
+    kind: Literal["plane", "volume", "stack"],
+    array: NDArray[Any],
+    values: Sequence[Values],
+    header: Dataset,
+    **geometry: Any,
+) -> Image:
     """The record; what a header recommends for display is taken from the frame in the middle."""
     middle = values[len(values) // 2]
     if kind != "volume":
         spacing = numbers(header, "PixelSpacing") or numbers(header, "ImagerPixelSpacing")
         geometry["spacing"] = spacing if len(spacing) == 2 and min(spacing) > 0 else None
+    scales = {item.full_scale for item in values}
+    scale = scales.pop() if len(scales) == 1 else None
     return Image(
         array=array,
         kind=kind,
-        value_range=middle.full_scale if all(item.full_scale for item in values) else _range(array),  # type: ignore[arg-type]
+        value_range=_range(array) if scale is None else scale,
         modality=modality(header),
         unit=middle.unit,
         photometric=middle.photometric,

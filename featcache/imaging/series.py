@@ -40,6 +40,8 @@ _HEADER_TAGS = (
     "Columns",
     "NumberOfFrames",
     "BitsAllocated",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 )
 _UID = re.compile(r"[0-9.]{0,64}")
 _EXTENSIONS = (".dcm", ".dicom", ".ima")
@@ -187,6 +189,11 @@ def load_series(files: Sequence[Path]) -> Image:
                 values.append(to_values(decode(header), headers[-1]))
             except ImageError as error:
                 raise ImageError(f"slice file {path.name!r}: {error.message}", remedy=error.remedy) from None
+            except OSError as error:
+                raise ImageError(
+                    f"slice file {path.name!r} cannot be opened ({type(error).__name__})",
+                    remedy="Restore it, or scan the folder anew.",
+                ) from None
         try:
             stack = Stack.of(headers)
         except NoVolumeError as error:
