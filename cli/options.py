@@ -170,7 +170,12 @@ def extraction_options(command: F) -> F:
             help="Form in which the store stays: a Zarr group, or one .h5 file [as it is, else zarr].",
         ),
         click.option("--image-size", type=int, help="Input size in pixels [the model's native size]."),
-        click.option("--preprocess", default="model", show_default=True, help="model, dinov2 or radiology."),
+        click.option(
+            "--preprocess",
+            default="model",
+            show_default=True,
+            help="A recipe and changes to it: dinov2; auto; radiology,window=lung (docs/preprocessing.md).",
+        ),
         click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint file instead of the model's own."),
         home_option,
         dataset_options,

@@ -76,11 +76,29 @@ def probe() -> None:
 @probe.command()
 @click.option("--k", type=NumberList(int), help="One search serves all [10,20,100,200].")
 @click.option("--temperature", type=float, help="Of the softmax vote [0.07].")
+@click.option("--vote", type=click.Choice(["softmax", "majority"]), help="[softmax]")
 @click.option("--standardize", is_flag=True, default=None, help="Standardise by the training statistics first.")
+@click.option("--n-per-class", type=click.IntRange(min=1), help="Low-shot: learn from so many images a class.")
+@click.option("--n-tries", type=click.IntRange(min=1), help="Low-shot: draws of these images; their mean is given [5].")
+@click.option(
+    "--index", type=click.Choice(["flat", "ivf"]), help="ivf: approximate, its measured recall is noted [flat]."
+)
 @_probe_options
 def knn(**options: Any) -> None:
-    """k nearest neighbours: exact cosine search, softmax vote. Learns from train."""
+    """k nearest neighbours: exact cosine search, one for all k. Learns from train."""
     _run("knn", **options)
+
+
+@probe.command()
+@click.option("--k", type=NumberList(int), help="One search serves all [10,20,100,200].")
+@click.option("--s", type=float, help="Smoothing [1].")
+@click.option(
+    "--self-neighbour", is_flag=True, default=None, help="Count a training row as its own neighbour, as the study does."
+)
+@_probe_options
+def mlknn(**options: Any) -> None:
+    """Multi-label kNN (Zhang and Zhou 2007). Learns from train and val."""
+    _run("mlknn", **options)
 
 
 @probe.command()
@@ -104,6 +122,28 @@ def linear(solver: str, **options: Any) -> None:
     _run("linear" if solver == "sgd" else "ridge", **options)
 
 
+@probe.command()
+@click.option("--shots", type=NumberList(int), help="Images a class [1,2,4,8,16].")
+@click.option("--n-episodes", type=click.IntRange(min=1), help="Draws of the support [100].")
+@click.option("--head", type=click.Choice(["centroid", "ridge", "logistic", "knn"]), help="[centroid: SimpleShot]")
+@click.option(
+    "--protocol", type=click.Choice(["random", "study"]), help="study: patients a finding, or evenly spaced images."
+)
+@click.option(
+    "--episodes", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Replay an episodes.json."
+)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the learning curve as a PNG.")
+@_probe_options
+def fewshot(plot: Path | None, **options: Any) -> None:
+    """Learn from a few images a class, many times; the mean with its interval, by the number of shots."""
+    result = _run("fewshot", **options)
+    if plot is not None:
+        from featcache.reports import draw_learning_curve
+
+        draw_learning_curve([result], plot, metric=next(iter(result.runs[0].metrics)))
+        click.echo(f"learning curve: {plot}", err=True)
+
+
 @probe.command("all")
 @_common_options
 def all_(
@@ -120,7 +160,12 @@ def all_(
     import featcache
 
     store = chosen_store(store_path, dataset, model, home)
-    results = featcache.probe_all(store, progress=lambda name: click.echo(f"{name} …", err=True), **given(**options))
+    results = featcache.probe_all(
+        store,
+        progress=lambda name: click.echo(f"{name} …", err=True),
+        skipped=lambda name, error: click.echo(f"{name} cannot answer: {error.message}", err=True),
+        **given(**options),
+    )
     if as_json:
         print_json({"results": [result_dict(result) for result in results]})
         return
@@ -139,7 +184,7 @@ def _run(
     as_json: bool,
     per_class: bool,
     **options: Any,
-) -> None:
+) -> Result:
     import featcache
 
     store = chosen_store(store_path, dataset, model, home)
@@ -148,13 +193,15 @@ def _run(
         print_json(result_dict(result))
     else:
         print_result(result, per_class=per_class)
+    return result
 
 
 def print_result(result: Result, *, per_class: bool = False) -> None:
     """Head, one line a run, classes and subgroups where they were asked for, notes."""
+    over = "episodes" if result.probe == "fewshot" else result.config["resampled"]
     click.echo(
         f"{result.probe} on {result.dataset} / {result.model} ({result.key[:8]}), task {result.task}, "
-        f"95 % CI over {result.config['resampled']}"
+        f"95 % CI over {over}"
     )
     print_table([_line(run) for run in result.runs])
     if per_class:

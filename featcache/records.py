@@ -37,9 +37,9 @@ class Selector:
     """Which two-dimensional part of a file a sample is."""
 
     axis: Axis | None = None
-    """The slice axis of a volume; None for a file that is one image."""
+    """The slice axis of a volume; None for a file that is one image, and for volumes whose axes are unknown."""
     index: int | None = None
-    """The slice number along ``axis`` in canonical RAS order, from 0."""
+    """The slice number along ``axis`` in canonical RAS order, from 0; without axis along the array's first."""
     crop: tuple[int, int, int, int] | None = None
     """``(row, column, height, width)`` in pixels of the plane as it is displayed; None for all of it."""
     mirror: bool = False
@@ -49,6 +49,8 @@ class Selector:
     ``tumorMask`` of a ``.mat``; None for the file's only or main one."""
     frame: int | None = None
     """The frame of a multi-frame file, from 0; None for a file that has one or is a volume."""
+    time: int | None = None
+    """The time point of a 4D file, from 0; None for a file that has one."""
     series: str | None = None
     """The path is a folder and the sample a part of this one of its DICOM series: ``Series.uid``."""
 
@@ -288,3 +290,5 @@ class Result:
     """SHA-256 of everything that decides the numbers: request, key, rows, labels, versions."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of featcache and the packages that computed."""
+    episodes: Mapping[str, Any] | None = None
+    """The support rows of few-shot, to be replayed; None for other probes."""

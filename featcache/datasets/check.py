@@ -20,8 +20,8 @@ from featcache.datasets.loading import load_dataset
 from featcache.datasets.splits import SPLITS
 from featcache.datasets.volumes import VOLUME_EXTENSIONS, read_shape
 from featcache.errors import DatasetError, ImageError
-from featcache.imaging import decoder_of, read
-from featcache.records import Failure, Task
+from featcache.imaging import decoder_of, read, unit_of
+from featcache.records import Failure, Selector, Task
 
 __all__ = ["CountCheck", "DatasetReport", "check_dataset"]
 
@@ -126,9 +126,13 @@ def check_dataset(
     decoded = 0
     if decode:
         known = {failure.path for failure in unreadable}
-        files = [path for path, size in sizes.items() if size and path not in known and decoder_of(path)]
-        decoded = len(files)
-        unreadable += _decode(dataset.root, files, workers or min(16, os.cpu_count() or 1), progress)
+        units = [
+            (path, unit)
+            for path, unit in _units(dataset)
+            if sizes.get(path) and path not in known and decoder_of(path, unit)
+        ]
+        decoded = len({path for path, _ in units})
+        unreadable += _decode(dataset.root, units, workers or min(16, os.cpu_count() or 1), progress)
     expected = DATASETS[name].expected if plain and name in DATASETS else {}
     return DatasetReport(
         dataset=dataset.name,
@@ -197,10 +201,31 @@ def _damaged(root: Path, sizes: Mapping[str, int | None]) -> list[Failure]:
     return found
 
 
-def _decode(root: Path, files: list[str], workers: int, progress: Callable[[int, int], None] | None) -> list[Failure]:
-    def failure_of(path: str) -> Failure | None:
+def _units(dataset: Dataset) -> list[tuple[str, Selector]]:
+    """What has to be decoded, each once: files, and the arrays, time points or series of files that hold several."""
+    samples = dataset.samples
+    pairs = list(zip(samples["path"].tolist(), samples["selector"].tolist(), strict=True))
+    for column in _mask_columns(dataset):
+        parts = samples["mask_selector"] if "mask_selector" in samples else samples["selector"]
+        pairs += zip(samples[column].tolist(), parts.tolist(), strict=True)
+    found = {
+        (path, unit_of(path, Selector.from_text(text if isinstance(text, str) else "")))
+        for path, text in dict.fromkeys(pairs)
+        if isinstance(path, str)
+    }
+    return sorted(found, key=lambda pair: (pair[0], pair[1].to_text()))
+
+
+def _decode(
+    root: Path,
+    units: list[tuple[str, Selector]],
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[Failure]:
+    def failure_of(pair: tuple[str, Selector]) -> Failure | None:
+        path, unit = pair
         try:
-            read(root / path)
+            read(root / path, unit)
         except ImageError as error:
             return Failure(path, path, error.message, error.remedy or "")
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the check
@@ -209,11 +234,11 @@ def _decode(root: Path, files: list[str], workers: int, progress: Callable[[int,
 
     found = []
     with ThreadPoolExecutor(workers, "featcache-check") as pool:
-        for done, failure in enumerate(pool.map(failure_of, files), start=1):
+        for done, failure in enumerate(pool.map(failure_of, units), start=1):
             if failure is not None:
                 found.append(failure)
             if progress is not None:
-                progress(done, len(files))
+                progress(done, len(units))
     return found
 
 

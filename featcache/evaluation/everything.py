@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import ProbeError
 from featcache.evaluation.probing import probe
 from featcache.evaluation.rows import chosen_task
 from featcache.probes import PROBES
@@ -20,6 +21,7 @@ def probe_all(
     *,
     task: str | None = None,
     progress: Callable[[str], None] | None = None,
+    skipped: Callable[[str, ProbeError], None] | None = None,
     **options: Any,
 ) -> list[Result]:
     """Ask every probe that answers this kind of task, with its own defaults.
@@ -32,6 +34,8 @@ def probe_all(
         Which task; default the only one that classifies.
     progress
         Called with the name of each probe before it runs.
+    skipped
+        Called with the name of a probe that cannot answer and why; without it that error is raised.
     **options
         What :func:`featcache.probe` takes for all probes: ``split``, ``seed``, ``metrics``, ``fresh`` …
 
@@ -48,5 +52,10 @@ def probe_all(
             continue
         if progress is not None:
             progress(spec.name)
-        results.append(probe(spec.name, opened, task=task, **options))
+        try:
+            results.append(probe(spec.name, opened, task=task, **options))
+        except ProbeError as error:
+            if skipped is None:
+                raise
+            skipped(spec.name, error)
     return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from featcache.probes import PROBES
 from featcache.registry import load_dotted
 from featcache.store import FeatureStore
 
-__all__ = ["FITTERS", "Fitted", "Request", "fit"]
+__all__ = ["FITTERS", "Fitted", "Request", "fit", "make", "settings_of"]
 
 OnVal = tuple[NDArray[Any], NDArray[np.float64]]
 
@@ -36,6 +36,10 @@ class Request:
     """Of everything random."""
     parameters: Mapping[str, Any]
     """Of the estimator."""
+
+    def replaced(self, parameters: Mapping[str, Any]) -> Request:
+        """The same with other settings."""
+        return replace(self, parameters=parameters)
 
     def matrix(self, rows: Rows) -> NDArray[np.float32]:
         """(n, D) features of some rows."""
@@ -85,9 +89,10 @@ def fit(name: str, request: Request, parts: Parts, *, want_val: bool) -> Fitted:
 def make(name: str, request: Request) -> Any:
     """The estimator with the options that were given."""
     estimator = load_dotted(PROBES[name].loader)
+    grids = _GRIDS if name != "fewshot" else {"shots"}
     parameters = {  # one value of a grid is a grid of one
-        name: (value,) if name in _GRIDS and np.ndim(value) == 0 else value
-        for name, value in request.parameters.items()
+        option: (value,) if option in grids and np.ndim(value) == 0 else value
+        for option, value in request.parameters.items()
     }
     seeded = {"seed": request.seed} if name in _SEEDED else {}
     try:
@@ -96,8 +101,8 @@ def make(name: str, request: Request) -> Any:
         raise ConfigurationError(f"probe {name!r} does not take these options: {error}") from error
 
 
-_GRIDS = frozenset({"k", "C", "alpha", "shots", "learning_rates", "n_last_blocks", "avgpool"})
-_SEEDED = frozenset({"logistic", "ridge", "linear"})
+_GRIDS = frozenset({"k", "C", "alpha", "learning_rates", "n_last_blocks", "avgpool"})
+_SEEDED = frozenset({"fewshot", "linear", "logistic", "ridge"})
 
 
 def settings_of(estimator: Any) -> dict[str, Any]:
@@ -166,14 +171,10 @@ def _fit_selected(name: str, request: Request, parts: Parts, want_val: bool) -> 
     if want_val and held:
         names = {"lr": "learning_rates", "n_last_blocks": "n_last_blocks", "avgpool": "avgpool"}
         one = {names.get(key, key): (value,) for key, value in parameters.items()}
-        alone = make(name, _with(request, {**request.parameters, **one}))
+        alone = make(name, request.replaced({**request.parameters, **one}))
         alone.fit(X, train.y, groups=train.groups, n_classes=request.n_classes)
         fitted.on_val = {0: (val.y, alone.predict_scores(held[0]))}
     return fitted
-
-
-def _with(request: Request, parameters: Mapping[str, Any]) -> Request:
-    return Request(request.store, request.features, request.pool, request.n_classes, request.seed, parameters)
 
 
 def _blocks(request: Request, rows: Rows) -> Any:

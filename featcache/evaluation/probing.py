@@ -15,6 +15,7 @@ from featcache.errors import ConfigurationError, ProbeError
 from featcache.evaluation.fitting import Request, fit
 from featcache.evaluation.rows import Pool, Rows, chosen_task, data_digest, fraction_of, select_rows
 from featcache.evaluation.scoring import Scoring, Thresholds, score_run
+from featcache.evaluation.shots import few_shot_runs, read_episodes
 from featcache.metrics import DEFAULT_METRICS, undefined_classes
 from featcache.probes import PROBES
 from featcache.records import ProbeRun, Result, Task
@@ -105,7 +106,9 @@ def probe(
     record
         Write the result to the ledger of the store's home.
     **parameters
-        Of the probe's estimator: ``k``, ``temperature``, ``standardize`` for ``knn``; ``C`` for ``logistic`` …
+        Of the probe's estimator: ``k``, ``temperature``, ``standardize`` for ``knn`` (and, for its low-shot form,
+        ``n_per_class`` and ``n_tries``); ``C`` for ``logistic`` …; of ``fewshot`` also ``protocol`` (``random``,
+        ``study``) and ``episodes``, a file of episodes to replay.
 
     Returns
     -------
@@ -129,6 +132,8 @@ def probe(
         raise ProbeError("the probe learns from train: scoring it there says nothing", remedy="Score val or test.")
     if seed < 0:
         raise ConfigurationError(f"seed {seed} is negative")
+    if parameters.get("episodes") is not None:
+        parameters["episodes"] = read_episodes(parameters["episodes"])
     fractions = (train_fraction,) if isinstance(train_fraction, int | float) else tuple(train_fraction)
     scoring = Scoring(tuple(metrics), n_bootstrap, interval, seed, tuple(by), thresholds)
     question = _Question(name, features, split, pool, where, fractions, seed, dict(parameters), scoring)
@@ -150,7 +155,7 @@ def probe(
     known = None if fresh else ledger.find(name, mark)
     if known is not None:
         return known
-    runs, settings, notes = _answer(opened, answered, question, parts)
+    runs, settings, notes, episodes = _answer(opened, answered, question, parts)
     target = parts[split]
     result = Result(
         probe=name,
@@ -175,17 +180,19 @@ def probe(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=mark,
         versions=_versions(),
+        episodes=episodes,
     )
     return ledger.record(result) if record else result
 
 
 def _answer(
     store: FeatureStore, task: Task, question: _Question, parts: Mapping[str, Rows]
-) -> tuple[list[ProbeRun], dict[str, Any], list[str]]:
-    """Fit and score for each training fraction."""
+) -> tuple[list[ProbeRun], dict[str, Any], list[str], Mapping[str, Any] | None]:
+    """Fit and score for each training fraction; the episodes of few-shot."""
     runs: list[ProbeRun] = []
     notes: list[str] = []
     settings: dict[str, Any] = {}
+    episodes: Mapping[str, Any] | None = None
     request = Request(store, question.features, question.pool, len(task.classes), question.seed, question.parameters)
     scored, val = parts[question.split], parts["val"]
     want_val = question.scoring.thresholds != "half" and task.type == "multilabel"
@@ -193,6 +200,14 @@ def _answer(
         train = fraction_of(parts["train"], fraction, seed=question.seed)
         unseen = val.take(val.starts[:0]) if question.split == "val" else val
         used = {"train": train, "val": unseen, "scored": scored}
+        if question.probe == "fewshot" or "n_per_class" in question.parameters:
+            if len(question.train_fraction) > 1:
+                raise ConfigurationError("few-shot has shots instead of training fractions", remedy="Give one of them.")
+            found, settings, notes, episodes = few_shot_runs(
+                request, task, train, scored, split=question.split, scoring=question.scoring
+            )
+            runs += found
+            continue
         fitted = fit(question.probe, request, used, want_val=want_val)
         named = {"train_fraction": fraction} if len(question.train_fraction) > 1 or fraction != 1 else {}
         for place, (parameters, scores) in enumerate(fitted.runs):
@@ -209,7 +224,7 @@ def _answer(
             )
         settings = fitted.settings
         notes += [note for note in fitted.notes if note not in notes]
-    return runs, settings, notes
+    return runs, settings, notes, episodes
 
 
 def _config(question: _Question) -> dict[str, Any]:

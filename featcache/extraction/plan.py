@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.datasets import Dataset
-from featcache.errors import ConfigurationError, StoreCorruptError, StoreError
+from featcache.datasets import DATASETS, Dataset
+from featcache.errors import ConfigurationError, ImageError, StoreCorruptError, StoreError
 from featcache.extraction.devices import PRECISIONS, best_precision, resolve_device
-from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, preset
+from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, files_of, preset
 from featcache.models import (
     ENCODER_VERSIONS,
     Encoder,
@@ -25,7 +25,7 @@ from featcache.models import (
     load_encoder,
     locate_weights,
 )
-from featcache.records import Failure
+from featcache.records import Failure, Selector
 from featcache.store import (
     NO_ROW,
     FeatureStore,
@@ -115,7 +115,9 @@ def make_plan(
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
-    recipe = preset(preprocess, spec, image_size) if isinstance(preprocess, str) else preprocess
+    recipe = (
+        _recipe(preprocess, spec, image_size, dataset, registry_name) if isinstance(preprocess, str) else preprocess
+    )
     source = locate_weights(spec, None if weights is None else Path(weights))
     folder = home / dataset.name
     digests, failures = record_samples(dataset, folder, registry_name, write=record)
@@ -165,6 +167,13 @@ def union_of(missing: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.unique(np.concatenate(list(missing.values())))
 
 
+def _recipe(text: str, spec: ModelSpec, image_size: int | None, dataset: Dataset, registry_name: str) -> Preprocess:
+    """The named recipe; ``auto`` by the dataset's modality, where its files have more than 8 bits."""
+    modality = DATASETS[registry_name].modality if registry_name in DATASETS else None
+    deep = bool(set(_decoders(dataset)) - {"raster"})
+    return preset(text, spec, image_size, modality=modality, deep=deep)
+
+
 def portable_name(dataset: str) -> str:
     """A dataset's name as it is stored: of a file of the user's own without the folders of this machine."""
     return Path(dataset).name if dataset.lower().endswith(".toml") or ".py:" in dataset else dataset
@@ -192,18 +201,49 @@ def _digests(dataset: Dataset, index: StatIndex) -> tuple[list[bytes | None], li
     paths = dataset.samples["path"].tolist()
     selectors = dataset.samples["selector"].tolist()
     ids = dataset.samples["id"].tolist()
-    digests, errors = index.row_digests(dataset.root, paths, selectors)
+    parts, missing = _parts(dataset.root, paths, selectors)
+    digests, errors = index.row_digests(dataset.root, paths, selectors, parts)
     failures = [
-        Failure(
-            id=ids[row],
-            path=paths[row],
-            reason=f"the file cannot be read: {errors[paths[row]].strerror or errors[paths[row]]}",
-            remedy="Restore the file or its permissions, or remove its row.",
-        )
-        for row, digest in enumerate(digests if errors else ())
+        Failure(ids[row], paths[row], *(missing.get(row) or _unreadable(parts.get(row, (paths[row],)), errors)))
+        for row, digest in enumerate(digests if errors or missing else ())
         if digest is None
     ]
     return digests, failures
+
+
+def _parts(
+    root: Path, paths: Sequence[str], selectors: Sequence[str]
+) -> tuple[dict[int, tuple[str, ...]], dict[int, tuple[str, str]]]:
+    """Files of the rows that come from several (a DICOM series, a header with its data); reason and remedy, if none."""
+    parts: dict[int, tuple[str, ...]] = {}
+    missing: dict[int, tuple[str, str]] = {}
+    known: dict[tuple[str, str | None], tuple[tuple[str, ...], tuple[str, str] | None]] = {}
+    for row, (path, text) in enumerate(zip(paths, selectors, strict=True)):
+        if '"series"' not in text and not path.lower().endswith(".mhd"):
+            continue
+        selector = Selector.from_text(text)
+        place = (path, selector.series)
+        if place not in known:
+            try:
+                files = files_of(root / path, selector)
+                known[place] = tuple(file.relative_to(root).as_posix() for file in files), None
+            except ImageError as error:
+                known[place] = (), (error.message, error.remedy or _RESTORE)
+            except OSError as error:
+                known[place] = (), (f"the files cannot be read: {error.strerror or error}", _RESTORE)
+        parts[row], why = known[place]
+        if why is not None:
+            missing[row] = why
+    return parts, missing
+
+
+_RESTORE = "Restore the file or its permissions, or remove its row."
+
+
+def _unreadable(files: Sequence[str], errors: Mapping[str, OSError]) -> tuple[str, str]:
+    """Why a row has no digest, and what to do."""
+    error = next(errors[file] for file in files if file in errors)
+    return f"the file cannot be read: {error.strerror or error}", _RESTORE
 
 
 def record_samples(
@@ -270,6 +310,8 @@ def forget_weights(spec: ModelSpec, source: WeightsSource) -> None:
 def _decoders(dataset: Dataset) -> Mapping[str, int]:
     endings = {tuple(path.rsplit(".", 2)[1:]): path for path in dataset.samples["path"].tolist()}
     used = {decoder_of(path) for path in endings.values()}
+    if dataset.samples["selector"].str.contains('"series"', regex=False).any():
+        used.add("dicom")
     return {name: version for name, version in sorted(DECODER_VERSIONS.items()) if name in used}
 
 

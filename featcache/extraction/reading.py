@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.errors import ImageError
-from featcache.imaging import Preprocess, read, select, to_tensor
-from featcache.records import Failure, Image, Sample
-from featcache.store import file_digest, row_digest
+from featcache.imaging import Preprocess, files_of, prepare, read, select, unit_of
+from featcache.records import Failure, Image, Sample, Selector
+from featcache.store import content_digest, row_digest
 
 if TYPE_CHECKING:
     import torch
@@ -93,14 +93,12 @@ class Reader:
         begin = time.perf_counter()
         tensor, failure, constant = None, None, False
         try:
-            image, content = self._volumes.read(job.sample.path)
+            image, content = self._volumes.read(job.sample.path, job.sample.selector)
             if row_digest(content, job.sample.selector.to_text()) != job.digest:
                 raise ImageError("the file changed while it was being extracted", remedy="Extract again.")
             plane = select(image, job.sample.selector)
-            if plane.size == 0:
-                raise ImageError("the image has no pixels", remedy="Copy the file again from its source.")
-            constant = image.kind == "plane" and bool(plane.min() == plane.max())
-            tensor = to_tensor(plane, image.value_range, self._preprocess)
+            constant = image.kind == "plane" and plane.size > 0 and bool(plane.min() == plane.max())
+            tensor = prepare(image, job.sample.selector, self._preprocess)
         except ImageError as error:
             failure = Failure(job.sample.id, job.relative_path, error.message, error.remedy or "")
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the run
@@ -109,12 +107,13 @@ class Reader:
         return Prepared(job, tensor, failure, constant, time.perf_counter() - begin)
 
 
-def _read_unchanged(path: Path) -> tuple[Image, bytes]:
-    """Decode and hash a file that does not change in between."""
-    before = _stamp(path)
-    image = read(path)
-    content = file_digest(path)
-    if _stamp(path) != before:
+def _read_unchanged(path: Path, unit: Selector) -> tuple[Image, bytes]:
+    """Decode and hash a file, or the files of a series, that do not change in between."""
+    files = files_of(path, unit)
+    before = [_stamp(file) for file in files]
+    image = read(path, unit)
+    content = content_digest(files)
+    if [_stamp(file) for file in files] != before:
         raise ImageError("the file changed while it was being read", remedy="Extract again.")
     return image, content
 
@@ -133,21 +132,23 @@ class _Volumes:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._images: OrderedDict[Path, Future[tuple[Image, bytes]]] = OrderedDict()
+        self._images: OrderedDict[tuple[Path, Selector], Future[tuple[Image, bytes]]] = OrderedDict()
 
-    def read(self, path: Path) -> tuple[Image, bytes]:
-        """The image and the digest of the file that it was decoded from."""
+    def read(self, path: Path, selector: Selector) -> tuple[Image, bytes]:
+        """The image and the digest of the files that it was decoded from."""
+        unit = unit_of(path, selector)
+        place = (path, unit)
         with self._lock:
-            future = self._images.get(path)
+            future = self._images.get(place)
             first = future is None
             if future is None:
-                future = self._images[path] = Future()
-            self._images.move_to_end(path)
+                future = self._images[place] = Future()
+            self._images.move_to_end(place)
             while len(self._images) > self._capacity:
                 self._images.popitem(last=False)
         if first:
             try:
-                future.set_result(_read_unchanged(path))
+                future.set_result(_read_unchanged(path, unit))
             except BaseException as error:
                 future.set_exception(error)
                 raise

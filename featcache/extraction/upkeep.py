@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from featcache.datasets import Dataset, SplitOrigin, load_dataset
-from featcache.errors import ConfigurationError, DatasetError, StoreError
+from featcache.errors import ConfigurationError, DatasetError, ImageError, StoreError
 from featcache.extraction.extract import extract
 from featcache.extraction.plan import make_plan, portable_name, readable_keys, record_samples
-from featcache.imaging import Preprocess
+from featcache.imaging import Preprocess, files_of
 from featcache.models import resolve_model
-from featcache.records import ExtractionReport, Failure, Progress
+from featcache.records import ExtractionReport, Failure, Progress, Selector
 from featcache.store import (
     FeatureStore,
     StoreFormat,
@@ -112,21 +112,23 @@ def check_source(store: Path, root: Path) -> list[Failure]:
     root
         The folder that the samples' paths are relative to.
     """
-    from featcache.store import file_digest, row_digest
+    from featcache.store import content_digest, row_digest
 
     table = read_samples(store.parent)
     if table is None:
         raise DatasetError(f"{store.parent} has no samples.parquet", remedy="Run `featcache extract` again.")
-    content: dict[str, bytes | None] = {}
+    content: dict[tuple[str, str | None], bytes | None] = {}
     failures = []
     columns = [table.frame[name].tolist() for name in ("id", "path", "selector", "digest")]
     for name, path, selector, digest in zip(*columns, strict=True):
-        if path not in content:
+        part = Selector.from_text(selector)
+        place = (path, part.series)
+        if place not in content:
             try:
-                content[path] = file_digest(root / path)
-            except OSError:
-                content[path] = None
-        found = content[path]
+                content[place] = content_digest(files_of(root / path, part))
+            except (OSError, ImageError):
+                content[place] = None
+        found = content[place]
         if found is None:
             failures.append(Failure(name, path, "the file is gone or cannot be read", "Restore it."))
         elif row_digest(found, selector).hex() != digest:

@@ -1,18 +1,23 @@
-"""Image files to pixels: ``read(path) -> Image``, ``select`` one plane, ``Preprocess`` for the encoder.
+"""Image files to pixels: ``read(path) -> Image``, ``select`` one plane, ``prepare`` it for the encoder.
 
 Importing this package is cheap: decoders load with the first file, torch with the first tensor.
 """
 
+from featcache.imaging.intensity import WINDOWS
 from featcache.imaging.planes import select
-from featcache.imaging.preprocess import PRESETS, Preprocess, preset, to_tensor
+from featcache.imaging.prepare import prepare
+from featcache.imaging.preprocess import Preprocess, to_tensor
+from featcache.imaging.presets import PRESETS, preset
 from featcache.imaging.reader import DECODER_VERSIONS, decoder_of, files_of, read, unit_of
 
 __all__ = [
     "DECODER_VERSIONS",
     "PRESETS",
     "Preprocess",
+    "WINDOWS",
     "decoder_of",
     "files_of",
+    "prepare",
     "preset",
     "read",
     "select",

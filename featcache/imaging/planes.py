@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -33,9 +34,10 @@ def select(image: Image, selector: Selector) -> NDArray[Any]:
     Raises
     ------
     ImageError
-        If a volume comes without an axis and index, a stack without a frame, or the selector lies outside the image.
+        If a volume comes without an axis and index, a stack without a frame, or the selector lies outside.
     """
-    plane = _slice(image, selector) if image.kind == "volume" else _frame(image, selector)
+    cut: dict[str, Callable[[Image, Selector], NDArray[Any]]] = {"volume": _slice, "stack": _item, "plane": _whole}
+    plane = cut[image.kind](image, selector)
     if selector.crop is not None:
         row, column, height, width = selector.crop
         inside = row >= 0 and column >= 0 and row + height <= plane.shape[0] and column + width <= plane.shape[1]
@@ -48,18 +50,41 @@ def select(image: Image, selector: Selector) -> NDArray[Any]:
     return plane[:, ::-1] if selector.mirror else plane
 
 
-def _frame(image: Image, selector: Selector) -> NDArray[Any]:
-    count = len(image.array) if image.kind == "stack" else 1
-    if selector.frame is None and image.kind == "stack":
+def _whole(image: Image, selector: Selector) -> NDArray[Any]:
+    if selector.frame not in (None, 0):
+        raise ImageError(f"frame {selector.frame} is outside 0..0", remedy="Check the frame numbers.")
+    return image.array
+
+
+def _item(image: Image, selector: Selector) -> NDArray[Any]:
+    """One image of a stack by ``frame`` or ``index``; of a stack of volumes ``frame`` and the slice ``index``."""
+    if selector.frame is None and selector.index is not None and image.array[:1].ndim == 3 + _is_colour(image):
+        return _at(image.array, selector.index, "row")
+    if selector.frame is None:
         raise ImageError(
-            f"the file has {count} frames and the sample names none",
-            remedy=f"Give the sample a frame from 0 to {count - 1}.",
+            f"the file is a stack of {len(image.array)} images and the sample names none",
+            remedy=f"Give the sample a frame from 0 to {len(image.array) - 1}.",
         )
-    frame = selector.frame or 0
-    if not 0 <= frame < count:
-        raise ImageError(f"frame {frame} is outside 0..{count - 1}", remedy="Check the frame numbers.")
-    plane: NDArray[Any] = image.array[frame] if image.kind == "stack" else image.array
-    return plane
+    item = _at(image.array, selector.frame, "frame")
+    if item.ndim == 2 or item.shape[-1] == 3:
+        return item
+    if selector.index is None:
+        raise ImageError(
+            f"each item of the stack is a volume of shape {item.shape} and the sample names no slice",
+            remedy=f"Give the sample an index from 0 to {len(item) - 1}.",
+        )
+    return _at(item, selector.index, "slice")
+
+
+def _is_colour(image: Image) -> bool:
+    return image.array.shape[-1] == 3 and image.array.ndim == 4
+
+
+def _at(array: NDArray[Any], index: int, what: str) -> NDArray[Any]:
+    if not 0 <= index < len(array):
+        raise ImageError(f"{what} {index} is outside 0..{len(array) - 1}", remedy="Check the numbers of the samples.")
+    item: NDArray[Any] = array[index]
+    return item
 
 
 def _slice(image: Image, selector: Selector) -> NDArray[Any]:

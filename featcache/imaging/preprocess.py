@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import ConfigurationError
-from featcache.registry import nearest
-
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PREPROCESS_VERSION", "PRESETS", "Preprocess", "preset", "to_tensor"]
+__all__ = ["PREPROCESS_VERSION", "Preprocess", "centre_crop", "finished", "resized_floats", "to_tensor"]
 
 PREPROCESS_VERSION = 1
 """Semantic version of :func:`to_tensor`, part of the cache key."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Resize = Literal["shortest", "squash"]
+Resize = Literal["shortest", "squash", "letterbox"]
 Interpolation = Literal["bicubic", "bilinear"]
-Intensity = Literal["source", "image"]
+Intensity = Literal["source", "image", "zscore"]
+Clip = Literal["none", "window", "range", "percentile", "percentile-zero"]
+Scope = Literal["plane", "volume"]
+Composition = Literal["grey", "neighbours", "windows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +29,10 @@ class Preprocess:
     """Everything between the decoded plane and the normalised tensor. All of it is in the cache key."""
 
     resize: Resize
-    """``shortest``: keep the aspect ratio, shortest side to ``resize_to``. ``squash``: to a square."""
+    """``shortest``: keep the aspect ratio, shortest side to ``resize_to``. ``squash``: to a square. ``letterbox``: keep
+    the aspect ratio, longest side to ``resize_to``, the rest black."""
     resize_to: int
-    """Pixels of the (shortest) side after resizing."""
+    """Pixels of the (shortest, longest) side after resizing."""
     crop: int
     """Pixels of the centre crop: the encoder's input size."""
     mean: tuple[float, float, float]
@@ -44,101 +41,37 @@ class Preprocess:
     """Divides each RGB channel."""
     intensity: Intensity = "source"
     """``source``: the file's range to 0..1 (8-bit full scale; otherwise the minimum and maximum of the whole
-    image file or volume). ``image``: minimum and maximum of the cropped plane to 0..1, as the study does."""
+    image file or volume; after clipping, the bounds that were clipped to). ``image``: minimum and maximum of the
+    cropped plane to 0..1, as the study does. ``zscore``: minus the mean, by the standard deviation of the plane or
+    volume; the encoder's own mean and std are not applied."""
     interpolation: Interpolation = "bicubic"
     """Of the resizing."""
     antialias: bool = True
     """Low-pass before reducing, as Pillow does."""
     version: int = PREPROCESS_VERSION
     """Semantic version of the code that applies this."""
+    clip: Clip = "none"
+    """``window``: to windows of ``clip_at``. ``range``: to its bounds. ``percentile``: to these percentiles.
+    ``percentile-zero``: above the upper one clipped, at or below the lower one set to 0 (the study's brain tumours)."""
+    clip_at: tuple[float, ...] = ()
+    """Centre and width of one window or of three; lower and upper bound; lower and upper percentile."""
+    scope: Scope = "plane"
+    """Over what percentiles, mean and standard deviation are taken: the plane, or the whole volume."""
+    rgb: Composition = "grey"
+    """The three channels: the plane three times; the slices before, at and after it; one window of ``clip_at`` each."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON values, for the cache key."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """The fields as JSON values, for the cache key; the last four only where they are not the default."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in plain.items() if name not in _LATER or value != _LATER[name]}
 
 
-class EncoderInput(Protocol):
-    """What a preset needs to know of an encoder; :class:`featcache.models.ModelSpec` has it."""
-
-    @property
-    def image_size(self) -> int:
-        """Native input size in pixels."""
-
-    @property
-    def resize(self) -> Resize:
-        """How its authors resize."""
-
-    @property
-    def crop_fraction(self) -> float:
-        """Input size as a fraction of the resized side."""
-
-    @property
-    def interpolation(self) -> Interpolation:
-        """Of its authors' resizing."""
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """Per channel, scale 0 to 1."""
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """Per channel."""
-
-
-def _model(native: EncoderInput, size: int) -> Preprocess:
-    return Preprocess(
-        resize=native.resize,
-        resize_to=round(size / native.crop_fraction),
-        crop=size,
-        mean=native.mean,
-        std=native.std,
-        interpolation=native.interpolation,
-    )
-
-
-def _dinov2(native: EncoderInput, size: int) -> Preprocess:
-    return Preprocess("shortest", round(size * 256 / 224), size, IMAGENET_MEAN, IMAGENET_STD)
-
-
-def _radiology(native: EncoderInput, size: int) -> Preprocess:
-    return Preprocess("squash", round(size * 256 / 224), size, IMAGENET_MEAN, IMAGENET_STD, intensity="image")
-
-
-PRESETS: dict[str, Callable[[EncoderInput, int], Preprocess]] = {
-    "model": _model,
-    "dinov2": _dinov2,
-    "radiology": _radiology,
-}
-"""Named recipes: what the checkpoint's authors do; DINOv2's evaluation; the radiology study (arXiv 2312.02366)."""
-
-
-def preset(name: str, native: EncoderInput, image_size: int | None = None) -> Preprocess:
-    """Resolve a named recipe for an encoder.
-
-    Parameters
-    ----------
-    name
-        ``model``, ``dinov2`` or ``radiology``.
-    native
-        The encoder's own input.
-    image_size
-        Another input size in pixels; the resized side grows in proportion.
-
-    Raises
-    ------
-    ConfigurationError
-        For an unknown name or a size below 1.
-    """
-    if name not in PRESETS:
-        raise ConfigurationError(f"unknown preprocessing {name!r}{nearest(name, PRESETS)}")
-    size = native.image_size if image_size is None else image_size
-    if size < 1:
-        raise ConfigurationError(f"image size {size} is not positive")
-    return PRESETS[name](native, size)
+_LATER: dict[str, Any] = {"clip": "none", "clip_at": [], "scope": "plane", "rgb": "grey"}
+"""Fields that came after the first stores, with the values that those were made with."""
 
 
 def to_tensor(plane: NDArray[Any], value_range: tuple[float, float], spec: Preprocess) -> torch.Tensor:
-    """Apply a specification to one plane.
+    """Apply a specification that neither clips nor composes to one plane; :func:`featcache.imaging.prepare` does all.
 
     Parameters
     ----------
@@ -154,7 +87,6 @@ def to_tensor(plane: NDArray[Any], value_range: tuple[float, float], spec: Prepr
     Tensor
         (3, crop, crop) float32, normalised.
     """
-    import torch
 
     if plane.dtype == np.uint8 and spec.antialias:
         pixels = _resize_bytes(plane, spec)
@@ -162,8 +94,15 @@ def to_tensor(plane: NDArray[Any], value_range: tuple[float, float], spec: Prepr
         # To 0..255 in float64 first: 32-bit integers lose digits in float32, and resizing wants bounds to clamp to.
         low, high = value_range
         scale = 255.0 / (high - low) if high > low else 0.0
-        pixels = _resize_floats(((plane.astype(np.float64) - low) * scale).astype(np.float32), spec)
-    pixels = _centre_crop(pixels, spec.crop).to(torch.float32)
+        pixels = resized_floats(((plane.astype(np.float64) - low) * scale).astype(np.float32), spec)
+    return finished(pixels, spec)
+
+
+def finished(pixels: torch.Tensor, spec: Preprocess) -> torch.Tensor:
+    """Crop, scale to 0..1 and normalise (C, h, w) pixels of 0..255; one channel becomes three."""
+    import torch
+
+    pixels = centre_crop(pixels, spec.crop).to(torch.float32)
     low, high = (0.0, 255.0) if spec.intensity == "source" else (float(pixels.min()), float(pixels.max()))
     pixels = (pixels - low) / (high - low) if high > low else torch.zeros_like(pixels)
     mean = torch.tensor(spec.mean)[:, None, None]
@@ -180,10 +119,10 @@ def _resize_bytes(plane: NDArray[np.uint8], spec: Preprocess) -> torch.Tensor:
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     resized = Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), filters[spec.interpolation])
     pixels = torch.from_numpy(np.array(resized))
-    return pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
+    return _boxed(pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0), spec)
 
 
-def _resize_floats(plane: NDArray[np.float32], spec: Preprocess) -> torch.Tensor:
+def resized_floats(plane: NDArray[np.float32], spec: Preprocess) -> torch.Tensor:
     """The same filters in float32, clamped to 0..255: (C, h, w)."""
     import torch
 
@@ -196,20 +135,35 @@ def _resize_floats(plane: NDArray[np.float32], spec: Preprocess) -> torch.Tensor
         antialias=spec.antialias,
         align_corners=False,
     )
-    return resized[0].clamp_(0.0, 255.0)
+    return _boxed(resized[0].clamp_(0.0, 255.0), spec)
 
 
 def _resized(size: tuple[int, ...], spec: Preprocess) -> tuple[int, int]:
     height, width = size[:2]
     if spec.resize == "squash":
         return spec.resize_to, spec.resize_to
+    if spec.resize == "letterbox":
+        scale = spec.resize_to / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
     # The longer side is truncated, as torchvision and the checkpoints' own processors do.
     if height <= width:
         return spec.resize_to, max(spec.crop, int(spec.resize_to * width / height))
     return max(spec.crop, int(spec.resize_to * height / width)), spec.resize_to
 
 
-def _centre_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
+def centre_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
     height, width = pixels.shape[-2:]
     top, left = round((height - size) / 2), round((width - size) / 2)
     return pixels[..., top : top + size, left : left + size]
+
+
+def _boxed(pixels: torch.Tensor, spec: Preprocess) -> torch.Tensor:
+    """Black on both sides of what keeps its aspect ratio in a square."""
+    import torch
+
+    if spec.resize != "letterbox":
+        return pixels
+    height, width = pixels.shape[-2:]
+    top, left = (spec.resize_to - height) // 2, (spec.resize_to - width) // 2
+    sides = (left, spec.resize_to - width - left, top, spec.resize_to - height - top)
+    return torch.nn.functional.pad(pixels, sides)

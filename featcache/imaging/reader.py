@@ -1,8 +1,9 @@
-"""``read``: one file or one DICOM series to one :class:`~featcache.records.Image`, by the decoder its name asks for."""
+"""``read``: one file or series to one :class:`~featcache.records.Image`, by the decoder that its name asks for."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +13,17 @@ from featcache.registry import load_dotted
 
 __all__ = ["DECODER_VERSIONS", "decoder_of", "files_of", "read", "unit_of"]
 
-DECODER_VERSIONS = {"dicom": 1, "nifti": 1, "raster": 1}
+DECODER_VERSIONS = {"array": 1, "dicom": 1, "itk": 1, "matlab": 1, "nifti": 1, "raster": 2}
 """Semantic version of each decoder, part of the cache key of the datasets that use it.
 
 Raise one when a change makes that decoder return other pixels for some file.
 """
 
 _LOADERS = {
+    "array": "featcache.imaging.arrays:load",
     "dicom": "featcache.imaging.dicom:load",
+    "itk": "featcache.imaging.itk:load",
+    "matlab": "featcache.imaging.matlab:load",
     "nifti": "featcache.imaging.nifti:load",
     "raster": "featcache.imaging.raster:load",
 }
@@ -30,21 +34,27 @@ _EXTENSIONS = {
     ".ima": "dicom",
     ".jpeg": "raster",
     ".jpg": "raster",
+    ".mat": "matlab",
+    ".mha": "itk",
+    ".mhd": "itk",
     ".nii": "nifti",
     ".nii.gz": "nifti",
+    ".npy": "array",
+    ".npz": "array",
+    ".nrrd": "itk",
     ".png": "raster",
     ".tif": "raster",
     ".tiff": "raster",
     ".webp": "raster",
 }
-_UNIT_FIELDS: dict[str, tuple[str, ...]] = {}
-"""Selector fields that a decoder's loader takes as keywords, because they change what is decoded."""
+_UNIT_FIELDS: dict[str, tuple[str, ...]] = {"array": ("array",), "matlab": ("array",), "nifti": ("time",)}
+"""Selector fields that change what is decoded; the others cut a part out of the decoded image."""
 
 
 def decoder_of(path: PurePath | str, selector: Selector | None = None) -> str | None:
     """Name of the decoder for a sample, by the extension of its path in any case; None if there is none.
 
-    Scanners and archives write DICOM without an extension or with a UID as the name: both count as DICOM here, and
+    Scanners and archives write DICOM without an extension, or with a UID as the name: both count as DICOM here, and
     the content decides when the file is read.
 
     Examples
@@ -67,13 +77,13 @@ def decoder_of(path: PurePath | str, selector: Selector | None = None) -> str | 
 def unit_of(path: PurePath | str, selector: Selector) -> Selector:
     """The part of a selector that :func:`read` needs: samples of one path with equal units share one decoding.
 
-    All frames of a multi-frame file are decoded together, so ``frame`` is 0 for whichever is chosen.
+    All frames of a multi-frame DICOM file are decoded together, so ``frame`` is 0 for whichever is chosen.
 
     Examples
     --------
     >>> unit_of("head.dcm", Selector(frame=7)) == Selector(frame=0)
     True
-    >>> unit_of("heart.nii.gz", Selector("axial", 7)) == Selector()
+    >>> unit_of("heart.nii.gz", Selector("axial", 7, time=2)) == Selector(time=2)
     True
     """
     if selector.series is not None:
@@ -93,29 +103,27 @@ def files_of(path: Path, selector: Selector) -> tuple[Path, ...]:
         If the folder has no such series.
     """
     if selector.series is None:
-        return (path,)
+        return _with_data_file(path)
     from featcache.imaging.series import find_series
 
     return find_series(path, selector.series).files
 
 
 def read(path: Path, selector: Selector | None = None) -> Image:
-    """Decode one image file, or one DICOM series of a folder.
+    """Decode one image file, or one series of a folder.
 
     Parameters
     ----------
     path
-        PNG, JPEG, TIFF, BMP, WebP, NIfTI (``.nii``, ``.nii.gz``) or DICOM (``.dcm``, ``.dicom``, ``.ima``, or no
-        extension); with ``selector.series`` a folder.
+        A file of any kind that ``docs/inputs.md`` lists; with ``selector.series`` a folder.
     selector
-        Only its unit counts (:func:`unit_of`): which series of a folder; whether a multi-frame DICOM file is wanted
-        as a stack of frames (``frame`` is set) or as a volume. Slices, frames and crops are not cut out here: that
-        is :func:`featcache.imaging.select`.
+        Which time point, array or series to decode, and whether a multi-frame file is a stack of frames
+        (:func:`unit_of`). Slices and crops are not cut out here: that is :func:`featcache.imaging.select`.
 
     Returns
     -------
     Image
-        The pixels in the file's own dtype; DICOM in modality units (:func:`featcache.imaging.dicom.load`).
+        The pixels in the file's own dtype; DICOM and NIfTI with their rescaling applied.
 
     Raises
     ------
@@ -154,8 +162,15 @@ def _read(path: Path, selector: Selector, decoder: str) -> Image:
         return load_series(find_series(path, selector.series).files)
     if path.stat().st_size == 0:
         raise ImageError("the file is empty (0 bytes)", remedy="Copy it again from its source.")
-    keywords = {name: getattr(selector, name) for name in _UNIT_FIELDS.get(decoder, ())}
-    if decoder == "dicom":
-        keywords = {"frames": selector.frame is not None}
-    image: Image = load_dotted(_LOADERS[decoder])(path, **keywords)
+    load = load_dotted(_LOADERS[decoder])
+    options: dict[str, Any] = {"frames": selector.frame is not None} if decoder == "dicom" else {}
+    image: Image = load(path, **options) if options else load(path, unit_of(path, selector))
     return image
+
+
+def _with_data_file(path: Path) -> tuple[Path, ...]:
+    if path.suffix.lower() != ".mhd":
+        return (path,)
+    from featcache.imaging.itk import data_files
+
+    return (path, *data_files(path))

@@ -1,14 +1,14 @@
-"""k nearest neighbours with the softmax-weighted vote."""
+"""k nearest neighbours with the softmax-weighted or the majority vote."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featcache.errors import ProbeError
+from featcache.errors import ConfigurationError, ProbeError
 from featcache.probes.base import (
     check_features,
     check_targets,
@@ -16,19 +16,30 @@ from featcache.probes.base import (
     column_moments,
     row_blocks,
 )
-from featcache.probes.neighbours import ExactKNN
+from featcache.probes.neighbours import Algorithm, ExactKNN, IndexKind
+from featcache.probes.parameters import Parameters
 
-__all__ = ["ExactKNN", "KNNProbe", "vote"]
+__all__ = ["DEFAULT_K", "ExactKNN", "KNNProbe", "Vote", "vote"]
 
+DEFAULT_K = (10, 20, 100, 200)
+"""The k that people compare (DINOv2)."""
+
+Vote = Literal["softmax", "majority"]
+"""Neighbours count by softmax(similarity / temperature), or all the same."""
 
 _DECIMALS = 9
 """Votes are rounded: sums of the same weights in another order are ties, and AUROC must see them as such."""
 
 
 def vote(
-    similarity: ArrayLike, neighbour_labels: ArrayLike, *, n_classes: int, temperature: float = 0.07
+    similarity: ArrayLike,
+    neighbour_labels: ArrayLike,
+    *,
+    n_classes: int,
+    temperature: float = 0.07,
+    weights: Vote = "softmax",
 ) -> NDArray[np.float64]:
-    """Scores of the classes: the neighbours' labels weighted by softmax(similarity / temperature).
+    """Scores of the classes: the neighbours' labels weighted by softmax(similarity / temperature), or all the same.
 
     Parameters
     ----------
@@ -40,6 +51,8 @@ def vote(
         C, or L.
     temperature
         Of the softmax; a small one lets the nearest decide.
+    weights
+        ``"softmax"``, or ``"majority"``: every neighbour has one vote.
 
     Returns
     -------
@@ -51,6 +64,8 @@ def vote(
     ------
     ProbeError
         If shapes, labels or the temperature do not fit.
+    ConfigurationError
+        For another kind of weights.
 
     References
     ----------
@@ -63,13 +78,17 @@ def vote(
     array([[0.5, 0. , 0.5]])
     """
     check_temperature(temperature)
+    _check_vote(weights)
     near, labels = np.asarray(similarity, dtype=np.float64), np.asarray(neighbour_labels)
     expected = near.shape if labels.ndim == 2 else (*near.shape, n_classes)
     if near.ndim != 2 or near.shape[1] == 0 or labels.shape != expected:
         raise ProbeError(f"labels of shape {labels.shape} do not fit similarities of shape {near.shape}")
     if labels.ndim == 2 and labels.size and (labels.min() < 0 or labels.max() >= n_classes):
         raise ProbeError(f"a neighbour's class is not between 0 and {n_classes - 1}")
-    weight = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)
+    if weights == "softmax":
+        weight = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)
+    else:
+        weight = np.ones_like(near)
     weight /= weight.sum(axis=1, keepdims=True)
     if labels.ndim == 2:
         cell = np.arange(len(near))[:, None] * n_classes + labels.astype(np.int64)
@@ -82,22 +101,28 @@ def vote(
     return scores.round(_DECIMALS)
 
 
-class KNNProbe:
-    """k nearest neighbours with the softmax-weighted vote, for every k from one search.
+class KNNProbe(Parameters):
+    """k nearest neighbours with the softmax-weighted or the majority vote, for every k from one search.
 
     Parameters
     ----------
     k
-        Numbers of neighbours.
+        Numbers of neighbours; None takes 10, 20, 100 and 200, without those that are more than the training rows.
     temperature
         Of the vote, see :func:`vote`.
+    vote
+        ``"softmax"`` or ``"majority"``, see :func:`vote`. Where classes have equal votes, the first has the label.
     standardize
         Subtract the training mean and divide by the training standard deviation before L2-normalising.
+    algorithm, index, threads
+        Of the search, see :class:`featcache.probes.ExactKNN`.
 
     Attributes
     ----------
     index_ : ExactKNN
         Fitted with the largest ``k``.
+    k_ : tuple of int
+        The numbers of neighbours, ascending.
     y_ : (n,) int64 or (n, L) float64
         Training targets.
     n_classes_ : int
@@ -106,6 +131,8 @@ class KNNProbe:
         Share of each class, or of positives among the known rows of each label.
     mean_, scale_ : (D,) float64
         Only with ``standardize``.
+    notes_ : tuple of str
+        What a reader of the numbers must know.
 
     Examples
     --------
@@ -114,10 +141,24 @@ class KNNProbe:
     {1: [0, 1], 3: [0, 1]}
     """
 
-    def __init__(self, k: Sequence[int] = (20,), *, temperature: float = 0.07, standardize: bool = False) -> None:
+    def __init__(
+        self,
+        k: Sequence[int] | None = None,
+        *,
+        temperature: float = 0.07,
+        vote: Vote = "softmax",
+        standardize: bool = False,
+        algorithm: Algorithm = "auto",
+        index: IndexKind = "flat",
+        threads: int | None = None,
+    ) -> None:
         self.k = k
         self.temperature = temperature
+        self.vote = vote
         self.standardize = standardize
+        self.algorithm = algorithm
+        self.index = index
+        self.threads = threads
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, n_classes: int | None = None) -> Self:
         """Index the training rows.
@@ -137,7 +178,8 @@ class KNNProbe:
             If an input is invalid, there are fewer rows than the largest ``k``, or a label is never known.
         """
         check_temperature(self.temperature)
-        if len(self.k) == 0 or min(self.k) < 1:
+        _check_vote(self.vote)
+        if self.k is not None and (len(self.k) == 0 or min(self.k) < 1):
             raise ProbeError(f"k must be positive numbers, got {tuple(self.k)}", remedy="For example k=(20,).")
         features = check_features(X, name="the training features")
         self.y_, self.n_classes_ = check_targets(y, len(features), n_classes=n_classes)
@@ -150,7 +192,15 @@ class KNNProbe:
             self.prior_ = np.nanmean(self.y_, axis=0)
         if self.standardize:
             self.mean_, self.scale_ = column_moments(features)
-        self.index_ = ExactKNN(max(self.k)).fit(self._prepare(features))
+        self.k_ = tuple(sorted({int(k) for k in self.k or DEFAULT_K}))
+        self._fit_notes: tuple[str, ...] = ()
+        if self.k is None and max(self.k_) > len(features) >= min(self.k_):
+            left_out = [k for k in self.k_ if k > len(features)]
+            self.k_ = tuple(k for k in self.k_ if k <= len(features))
+            self._fit_notes = (f"k = {', '.join(map(str, left_out))} left out: the training rows are {len(features)}.",)
+        search = ExactKNN(max(self.k_), algorithm=self.algorithm, index=self.index, threads=self.threads)
+        self.index_ = search.fit(self._prepare(features))
+        self.notes_: tuple[str, ...] = self._fit_notes
         return self
 
     def predict_scores(self, Q: ArrayLike) -> dict[int, NDArray[np.float64]]:
@@ -175,7 +225,8 @@ class KNNProbe:
         if not hasattr(self, "index_"):
             raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
         similarity, index = self.index_.kneighbors(self._prepare(check_features(Q, name="the queries")))
-        scores = {k: np.empty((len(index), self.n_classes_)) for k in sorted({int(k) for k in self.k})}
+        self.notes_ = (*self._fit_notes, *self.index_.notes_)
+        scores = {k: np.empty((len(index), self.n_classes_)) for k in self.k_}
         for rows in row_blocks(len(index), index.shape[1] * self.n_classes_):
             labels = self.y_[index[rows]]
             for k, block in scores.items():
@@ -184,6 +235,7 @@ class KNNProbe:
                     labels[:, :k],
                     n_classes=self.n_classes_,
                     temperature=self.temperature,
+                    weights=self.vote,
                 )
                 block[rows] = np.where(np.isnan(votes), self.prior_, votes)
         return scores
@@ -197,3 +249,8 @@ class KNNProbe:
         for rows in row_blocks(len(features), features.shape[1]):
             prepared[rows] = (features[rows] - self.mean_) / self.scale_
         return prepared
+
+
+def _check_vote(weights: str) -> None:
+    if weights not in get_args(Vote):
+        raise ConfigurationError(f"unknown vote {weights!r}", remedy=f"One of {', '.join(get_args(Vote))}.")

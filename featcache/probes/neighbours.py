@@ -1,29 +1,45 @@
-"""Exact nearest neighbours by cosine similarity."""
+"""Nearest neighbours by cosine similarity: exact, unless something else is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, Self
+import sys
+from importlib.util import find_spec
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ConfigurationError, ProbeError
-from featcache.probes.base import check_features, row_blocks
+from featcache.probes.base import check_features
+from featcache.probes.parameters import Parameters
+from featcache.probes.ranking import NEAR_TIE, Ranking, Rows, lengths, rank, scan
+from featcache.probes.vectors import VectorIndex, faiss_threads, gpu_count
 
-__all__ = ["ExactKNN"]
+__all__ = ["Algorithm", "ExactKNN", "IndexKind"]
+
+Algorithm = Literal["auto", "faiss", "bf16", "float64"]
+"""How neighbours are found: the result is the same."""
+IndexKind = Literal["flat", "ivf", "hnsw"]
+"""``flat`` compares with every row; the others are approximate."""
 
 # Candidates beyond k that are scored again.
 _MARGIN = 16
+# Multiplications from which the screen saves more than its preparation takes, and than importing torch takes.
+_REPAYS_SCREEN = 1e11
+_REPAYS_TORCH = 4e11
+# The screen is prepared once for all queries: fewer do not repay it.
+_FEWEST_QUERIES = 1000
+# Queries by which the recall of an approximate index is measured.
+_RECALL_SAMPLE = 256
 
 
-class ExactKNN:
-    """Exact k nearest rows by cosine similarity: FAISS finds candidates, a fixed-order product ranks them.
+class ExactKNN(Parameters):
+    """The k nearest rows by cosine similarity: something fast finds candidates, float64 ranks them.
 
-    Two equal rows always have equal similarity, whatever the batch a query came in, and equal similarities
-    are ordered by row number, also at the k-th place; the order that a matrix product alone would give
-    depends on its blocking.
+    The result is the ranking by the cosine in float64, rounded to 12 decimals, with ties broken by row number. It
+    depends neither on the batch a query came in nor on the algorithm: each proves that no row it left out is among
+    the k nearest, by a bound on its rounding error, and where it cannot, the query is compared with every row in
+    float64.
 
     Parameters
     ----------
@@ -32,20 +48,36 @@ class ExactKNN:
     metric
         Only ``"cosine"``.
     threads
-        OpenMP threads of FAISS during a search; None leaves its setting alone. It is put back afterwards.
+        Threads of a search; None leaves the settings of FAISS and torch alone. They are put back afterwards.
+    algorithm
+        ``"faiss"``: a float32 search finds candidates (on GPUs where faiss-gpu finds them). ``"bf16"``: a bfloat16
+        screen, for large searches on CPUs that multiply bfloat16 matrices; it imports torch. ``"float64"``: compare
+        everything in float64. ``"auto"``: the one of the first two that should be faster.
+    index
+        ``"flat"`` is exact. ``"ivf"`` and ``"hnsw"`` are approximate and miss neighbours: the recall on a sample of
+        the queries is measured against the exact result.
 
     Attributes
     ----------
     n_rows_ : int
         Rows fitted.
     rows_ : (n_rows, D) float32
-        The training rows at length 1.
-    index_ : faiss.IndexFlatIP
-        Of these rows.
+        The training rows as given (not copied where they were float32 already: leave them unchanged).
+    algorithm_ : str
+        Of the last search: ``"faiss"``, ``"faiss-gpu"``, ``"bf16"``, ``"float64"``, ``"ivf"`` or ``"hnsw"``.
+    n_near_ties_ : int
+        Of the last search: neighbouring places, the k-th and the one after it included, whose similarities differ by
+        less than 1e-6 and more than 0: where a float32 search may swap.
+    n_scanned_ : int
+        Of the last search: queries that the bound did not decide and that were compared with every row in float64.
+    recall_ : float
+        Of the last search: the share of the true k nearest that were found; 1.0 for an exact index.
+    notes_ : tuple of str
+        What a reader of the numbers must know.
 
     References
     ----------
-    Douze et al., "The Faiss library", arXiv 2401.08281 (IndexFlatIP).
+    Douze et al., "The Faiss library", arXiv 2401.08281.
 
     Examples
     --------
@@ -54,35 +86,51 @@ class ExactKNN:
     array([[0, 2]])
     """
 
-    def __init__(self, k: int, metric: Literal["cosine"] = "cosine", *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        k: int,
+        metric: Literal["cosine"] = "cosine",
+        *,
+        threads: int | None = None,
+        algorithm: Algorithm = "auto",
+        index: IndexKind = "flat",
+    ) -> None:
         self.k = k
         self.metric = metric
         self.threads = threads
+        self.algorithm = algorithm
+        self.index = index
 
     def fit(self, X: ArrayLike) -> Self:
-        """Index (n, D) features.
+        """Keep (n, D) features; indexes are built when the first search needs them.
 
         Raises
         ------
         ProbeError
             If a row is NaN, infinite or zero, ``k`` is not positive, or there are fewer than ``k`` rows.
         ConfigurationError
-            For another metric.
+            For another metric, algorithm or index.
         """
-        import faiss
-
         if self.metric != "cosine":
             raise ConfigurationError(f"unknown metric {self.metric!r}", remedy='Use metric="cosine".')
+        for name, value, known in (
+            ("algorithm", self.algorithm, get_args(Algorithm)),
+            ("index", self.index, get_args(IndexKind)),
+        ):
+            if value not in known:
+                raise ConfigurationError(f"unknown {name} {value!r}", remedy=f"One of {', '.join(known)}.")
+        if self.index != "flat" and self.algorithm not in ("auto", "faiss"):
+            raise ConfigurationError(f"an index of kind {self.index!r} is searched by FAISS, not {self.algorithm!r}")
         features = check_features(X, name="the training features")
         if not 1 <= self.k <= len(features):
             raise ProbeError(
                 f"k = {self.k} neighbours were asked for, the training rows are {len(features)}",
                 remedy=f"Choose k between 1 and {len(features)}.",
             )
-        self.rows_ = _normalise(features, "the training features")
-        self.index_: Any = faiss.IndexFlatIP(features.shape[1])
-        self.index_.add(self.rows_)
-        self.n_rows_ = len(features)
+        self._rows = lengths(features, "the training features")
+        self.rows_, self.n_rows_ = features, len(features)
+        for built in ("_screen", "_vectors"):
+            vars(self).pop(built, None)
         return self
 
     def kneighbors(self, Q: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -98,7 +146,7 @@ class ExactKNN:
         similarity : (n, k) float32
             Descending.
         index : (n, k) int64
-            Ascending among equal similarities.
+            Ascending among similarities that are equal in float64.
 
         Raises
         ------
@@ -107,64 +155,102 @@ class ExactKNN:
         """
         if not hasattr(self, "n_rows_"):
             raise ProbeError("the index is not fitted", remedy="Call fit(X) first.")
-        queries = check_features(Q, name="the queries", n_features=self.rows_.shape[1])
-        queries = _normalise(queries, "the queries")
-        width = min(self.n_rows_, self.k + _MARGIN)
-        with _faiss_threads(self.threads):
-            bound, candidates = self.index_.search(queries, width)
-        similarity = np.empty((len(queries), self.k), dtype=np.float32)
-        index = np.empty((len(queries), self.k), dtype=np.int64)
-        for rows in row_blocks(len(queries), width * queries.shape[1]):
-            scores = np.einsum("qd,qcd->qc", queries[rows], self.rows_[candidates[rows]])
-            order = np.lexsort((candidates[rows], -scores))[:, : self.k]
-            similarity[rows] = np.take_along_axis(scores, order, axis=1)
-            index[rows] = np.take_along_axis(candidates[rows], order, axis=1)
-        if width < self.n_rows_:
-            # A row that FAISS left out may still tie with, or round above, the k-th: scan for those queries.
-            slack = np.float32(max(1e-6, np.finfo(np.float32).eps * queries.shape[1] ** 0.5))
-            unsure = np.flatnonzero(bound[:, -1] >= similarity[:, -1] - slack)
-            if len(unsure):
-                similarity[unsure], index[unsure] = self._scan(queries[unsure])
-        return similarity, index
+        given = check_features(Q, name="the queries", n_features=self.rows_.shape[1])
+        queries = lengths(given, "the queries")
+        self.recall_, self.n_scanned_ = 1.0, 0
+        self.notes_: tuple[str, ...] = ()
+        with faiss_threads(self.threads):
+            found = self._exact(queries) if self.index == "flat" else self._approximate(queries)
+        self.n_near_ties_ = int(found.near_ties.sum())
+        return found.similarity.astype(np.float32), found.index
 
-    def _scan(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Rank every row for every query; equal queries (blank slices, say) are ranked once."""
-        distinct, which = np.unique(queries, axis=0, return_inverse=True)
-        similarity = np.empty((len(distinct), self.k), dtype=np.float32)
-        index = np.empty((len(distinct), self.k), dtype=np.int64)
-        for i, query in enumerate(distinct):
-            scores = np.einsum("qd,qcd->qc", query[None], self.rows_[None])[0]
-            index[i] = np.argsort(-scores, kind="stable")[: self.k]
-            similarity[i] = scores[index[i]]
-        return similarity[which], index[which]
+    def _exact(self, queries: Rows) -> Ranking:
+        self.algorithm_ = self._choose(len(queries.vectors))
+        found = Ranking.empty(len(queries.vectors), self.k)
+        everything = np.arange(len(queries.vectors))
+        if self.algorithm_ == "bf16":
+            undecided = self._by_screen(queries, found)
+        elif self.algorithm_ == "float64":
+            undecided = everything
+        else:
+            undecided = everything
+            # Where the bound is too wide for a few candidates, it may do for more.
+            for width in (self.k + _MARGIN, 8 * (self.k + _MARGIN)):
+                if len(undecided) and (width < self.n_rows_ or width == self.k + _MARGIN):
+                    undecided = self._by_vectors(queries, undecided, min(width, self.n_rows_), found)
+        self.n_scanned_ = len(undecided)
+        if len(undecided):
+            found.put(undecided, scan(self._rows, queries.take(undecided), self.k))
+        return found
 
+    def _choose(self, n_queries: int) -> str:
+        on_gpu = "faiss-gpu" if gpu_count() else "faiss"
+        if self.algorithm == "faiss":
+            return on_gpu
+        if self.algorithm != "auto":
+            return self.algorithm
+        work = float(n_queries) * self.n_rows_ * self.rows_.shape[1]
+        enough = _REPAYS_SCREEN if "torch" in sys.modules else _REPAYS_TORCH
+        if on_gpu == "faiss" and work >= enough and n_queries >= _FEWEST_QUERIES and find_spec("torch"):
+            from featcache.probes.screen import Screen, cpu_has_bfloat16
 
-def _normalise(features: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """Rows of length 1; the length is taken in float64, where no float32 overflows or vanishes."""
-    unit = np.empty_like(features)
-    zero: list[int] = []
-    for rows in row_blocks(len(features), features.shape[1]):
-        wide = features[rows].astype(np.float64)
-        length = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-        zero += (np.flatnonzero(length == 0) + rows.start).tolist()
-        unit[rows] = wide / np.where(length == 0, 1.0, length)[:, None]
-    if zero:
-        raise ProbeError(
-            f"{name}: {len(zero)} rows are all zero and have no direction, first: {zero[:5]}",
-            remedy="Leave these rows out, or probe other features.",
+            if cpu_has_bfloat16() and Screen.decides(self.n_rows_, self.k):
+                return "bf16"
+        return on_gpu
+
+    def _by_screen(self, queries: Rows, found: Ranking) -> NDArray[np.int64]:
+        """Fill in what the screen decides; the queries that it does not."""
+        from featcache.probes.screen import Screen
+
+        if not hasattr(self, "_screen"):
+            self._screen = Screen(self._rows, self.threads)
+        undecided = np.ones(len(queries.vectors), dtype=bool)
+        for part in self._screen.search(queries, self.k):
+            near = rank(
+                self._rows, queries.take(part.queries), self.k, part.rows, part.counts, threads=self._screen.workers()
+            )
+            found.put(part.queries, near)
+            undecided[part.queries] = False
+        return np.flatnonzero(undecided)
+
+    def _by_vectors(self, queries: Rows, which: NDArray[np.int64], width: int, found: Ranking) -> NDArray[np.int64]:
+        """Fill in what a float32 search decides of some queries; those that it does not."""
+        chosen = queries.take(which)
+        bound, candidates = self._flat().search(chosen, width)
+        near = rank(self._rows, chosen, self.k, candidates)
+        found.put(which, near)
+        if width == self.n_rows_:
+            return which[:0]
+        # A sum of D float32 products of two unit rows, each rounded to float32, is off by less than this.
+        slack = (self.rows_.shape[1] + 8) * 2.0**-24
+        unsure = np.flatnonzero(bound[:, -1] >= near.similarity[:, -1] - slack - NEAR_TIE)
+        return which[unsure]
+
+    def _flat(self) -> VectorIndex:
+        if not hasattr(self, "_vectors"):
+            self._vectors = VectorIndex(self._rows, "flat")
+        return self._vectors
+
+    def _approximate(self, queries: Rows) -> Ranking:
+        if not hasattr(self, "_vectors"):
+            self._vectors = VectorIndex(self._rows, self.index)
+        _, candidates = self._vectors.search(queries, min(self.n_rows_, self.k + _MARGIN))
+        short = np.flatnonzero((candidates >= 0).sum(axis=1) < self.k)
+        counts = (candidates >= 0).sum(axis=1)
+        full = np.flatnonzero(counts >= self.k)
+        found = Ranking.empty(len(candidates), self.k)
+        flat = candidates[full][candidates[full] >= 0]
+        found.put(full, rank(self._rows, queries.take(full), self.k, flat, counts[full]))
+        # An index that looked into too few cells has no k rows to offer.
+        found.put(short, scan(self._rows, queries.take(short), self.k))
+        n = len(queries.vectors)
+        sample = np.unique(np.linspace(0, n - 1, min(n, _RECALL_SAMPLE)).astype(np.int64))
+        exact = scan(self._rows, queries.take(sample), self.k)
+        hits = [np.isin(a, b).sum() for a, b in zip(exact.index, found.index[sample], strict=True)]
+        self.recall_ = float(np.sum(hits) / exact.index.size)
+        self.algorithm_, self.n_scanned_ = self.index, len(short)
+        self.notes_ = (
+            f"Neighbours are approximate ({self._vectors.description}): recall {self.recall_:.4f} of the {self.k} "
+            f"nearest, measured on {len(sample)} queries.",
         )
-    return unit
-
-
-@contextmanager
-def _faiss_threads(threads: int | None) -> Iterator[None]:
-    """Run FAISS with so many threads and restore its setting."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    try:
-        if threads is not None:
-            faiss.omp_set_num_threads(threads)
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+        return found

@@ -22,6 +22,8 @@ __all__ = ["Ledger", "fingerprint"]
 LEDGER_VERSION = 1
 """Of the files of a result."""
 
+_EPISODES = "episodes.json"
+
 
 def fingerprint(content: Mapping[str, Any]) -> str:
     """SHA-256 of canonical JSON; what JSON does not know goes in as text.
@@ -42,7 +44,7 @@ class Ledger:
     ----------
     folder
         ``<home>/results``; made when the first result is recorded. ``<folder>/<probe>-<12 digits>/`` holds
-        ``result.json`` and ``scores.parquet``.
+        ``result.json``, ``scores.parquet`` and, of few-shot, ``episodes.json``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,6 +75,8 @@ class Ledger:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             _write_scores(named, aside / "scores.parquet")
+            if named.episodes is not None:
+                (aside / _EPISODES).write_text(json.dumps(named.episodes), encoding="utf-8")
             text = json.dumps(_document(named), indent=1, ensure_ascii=False, default=_jsonable)
             (aside / "result.json").write_text(text, encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)
@@ -257,6 +261,7 @@ def _read_scores(document: Mapping[str, Any], folder: Path) -> Result:
         created=document["created"],
         fingerprint=document["fingerprint"],
         versions=document["versions"],
+        episodes=json.loads((folder / _EPISODES).read_bytes()) if (folder / _EPISODES).is_file() else None,
     )
 
 

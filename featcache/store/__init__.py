@@ -2,7 +2,7 @@
 
 from featcache.store.adding import ReadRows, add_rows
 from featcache.store.backend import FORMAT_VERSION, NO_ROW, TOKENS
-from featcache.store.digests import StatIndex, file_digest, row_digest
+from featcache.store.digests import StatIndex, content_digest, file_digest, row_digest
 from featcache.store.feature_array import FeatureArray
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.find import find_store, form_of, is_store, key_of, last_store, packed_path, store_paths
@@ -34,6 +34,7 @@ __all__ = [
     "TOKENS",
     "add_rows",
     "collect_garbage",
+    "content_digest",
     "digests_from_text",
     "drop_damage",
     "file_digest",

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from featcache.store.home import state_folder
 
-__all__ = ["StatIndex", "file_digest", "row_digest"]
+__all__ = ["StatIndex", "content_digest", "file_digest", "joined_digest", "row_digest"]
 
 _SCHEMA = """
 DROP TABLE IF EXISTS files;
@@ -28,6 +28,16 @@ def file_digest(path: Path) -> bytes:
     """BLAKE2b-128 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+def content_digest(files: Sequence[Path]) -> bytes:
+    """Digest of the one file that a row comes from, or of several in their order (the slices of a DICOM series)."""
+    return joined_digest([file_digest(file) for file in files])
+
+
+def joined_digest(digests: Sequence[bytes]) -> bytes:
+    """One digest itself; of several the BLAKE2b-128 of all of them side by side."""
+    return digests[0] if len(digests) == 1 else hashlib.blake2b(b"".join(digests), digest_size=16).digest()
 
 
 def row_digest(content: bytes, selector: str) -> bytes:
@@ -65,7 +75,11 @@ class StatIndex:
         return connection
 
     def row_digests(
-        self, root: Path, paths: Sequence[str], selectors: Sequence[str]
+        self,
+        root: Path,
+        paths: Sequence[str],
+        selectors: Sequence[str],
+        parts: Mapping[int, tuple[str, ...]] | None = None,
     ) -> tuple[list[bytes | None], dict[str, OSError]]:
         """Digest of each row, reading only files that changed.
 
@@ -77,6 +91,8 @@ class StatIndex:
             File of each row, relative to it. Text, not Path objects: there may be millions; they may repeat.
         selectors
             Canonical text of each row's selector.
+        parts
+            By row, its files where they are not the one at its path: the slices of a series, in their order.
 
         Returns
         -------
@@ -90,8 +106,11 @@ class StatIndex:
         A snapshot of all rows is kept beside what is known of each file: where no size and no time changed, one
         comparison replaces a look-up and a hash for each row.
         """
-        names = hashlib.blake2b("\0".join([str(root), *paths, *selectors]).encode(), digest_size=16).digest()
-        stats, failures = _stats(root, paths)
+        parts = parts or {}
+        several = [f"{row}:" + "\0".join(files) for row, files in parts.items()]
+        names = hashlib.blake2b("\0".join([str(root), *paths, *selectors, *several]).encode(), digest_size=16).digest()
+        own = paths if not parts else [path for row, path in enumerate(paths) if row not in parts]
+        stats, failures = _stats(root, [*own, *(file for files in parts.values() for file in files)])
         stamp = np.array(list(stats.values()), np.int64).tobytes()
         with contextlib.closing(self._connect()) as connection:
             if not failures:
@@ -105,7 +124,11 @@ class StatIndex:
                 row_digest(content[path], selector) if path in content else None
                 for path, selector in zip(paths, selectors, strict=True)
             ]
-            if not failures:
+            for row, files in parts.items():
+                there = bool(files) and all(file in content for file in files)
+                whole = joined_digest([content[file] for file in files]) if there else b""
+                rows[row] = row_digest(whole, selectors[row]) if there else None
+            if not failures and None not in rows:
                 values = (names, stamp, b"".join(row for row in rows if row is not None))
                 with contextlib.suppress(sqlite3.OperationalError), connection:
                     connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", values)

@@ -27,7 +27,7 @@ __all__ = ["ZarrBackend", "quarantine_document", "quarantine_file", "read_attrib
 _WHOLE_CHUNK_SHARE = 0.25
 """From this share of a chunk's rows on, the chunk is read whole and its checksum is checked."""
 
-_PIECE = 1 << 18
+_PIECE = 1 << 20
 """Bytes that are read and then added to the checksum: few enough to be in the processor's cache still."""
 
 _THREADS_FROM = 1 << 25
@@ -36,7 +36,7 @@ _THREADS_FROM = 1 << 25
 _GROUP = 4
 """Chunks that a thread takes at a time: one whose core is busy with something else takes fewer."""
 
-_THREADS = min(4, os.cpu_count() or 1)
+_THREADS = min(4, 1 + (os.cpu_count() or 1))
 """Memory is busy with so many; more only disturb what else runs."""
 
 _DAMAGED = "Restore the store from a copy, or remove its folder and extract again."

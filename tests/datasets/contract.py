@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import featcache
 from featcache.datasets import DATASETS, SAMPLE_COLUMNS, Dataset, load_dataset
 from featcache.errors import DatasetError
+from featcache.extraction import check_source
 from featcache.imaging import decoder_of, read, select
 from featcache.records import Selector
 
@@ -84,7 +86,7 @@ class DatasetContract:
             sample = dataset.sample(row)
             if decoder_of(sample.path) is None:
                 continue
-            plane = select(read(sample.path), sample.selector)
+            plane = select(read(sample.path, sample.selector), sample.selector)
             assert plane.ndim in (2, 3)
             assert min(plane.shape[:2]) > 1
             for task in dataset.tasks:
@@ -92,10 +94,25 @@ class DatasetContract:
                     path = dataset.samples[column][row]
                     if isinstance(path, str) and decoder_of(path) is not None:
                         part = Selector.from_text(dataset.samples["mask_selector"][row])
-                        mask = select(read(dataset.root / path), part)
+                        mask = select(read(dataset.root / path, part), part)
                         assert mask.shape[:2] == plane.shape[:2]
                         if task.mask_values is not None:
                             assert set(np.unique(mask)) <= set(task.mask_values)
+
+    def test_every_row_is_embedded_and_the_classes_can_be_probed(self, dataset: Dataset) -> None:
+        """The whole way on the miniature: extract, a second time for nothing, and kNN where there are classes."""
+        report = featcache.extract("pixels", dataset, registry_name=self.name, image_size=32)
+        assert (report.failed, report.rows) == (0, len(dataset.samples)), report.failures[:3]
+        assert featcache.extract("pixels", dataset, registry_name=self.name, image_size=32).computed == 0
+        assert check_source(report.store, dataset.root) == []
+        for task in dataset.tasks:
+            labels = dataset.samples[list(task.columns)].notna().any(axis=1)
+            learnt = set(dataset.samples["split"][labels])
+            if task.type != "segmentation" and {"train", "test"} <= learnt:
+                result = featcache.probe(
+                    "knn", report.store, task=task.name, k=1, n_bootstrap=10, allow_patient_overlap=True
+                )
+                assert result.runs[0].n == (labels & (dataset.samples["split"] == "test")).sum()
 
     def test_no_patient_is_in_two_splits(self, dataset: Dataset) -> None:
         known = dataset.samples.dropna(subset=["patient", "split"])

@@ -361,6 +361,6 @@ def test_a_bumped_decoder_or_preprocessing_version_is_another_key(
     assert (other.computed, other.store == first.store) == (6, False)
     found = why("pixels", "folder", root=root)
     assert found.nearest == first.store
-    assert found.differences == ("decoders.raster: 99, there 1",)
+    assert found.differences == ("decoders.raster: 99, there 2",)
     monkeypatch.setitem(featcache.imaging.DECODER_VERSIONS, "nifti", 99)  # not used by this dataset
     assert featcache.extract("pixels", "folder", root=root).computed == 0

@@ -243,7 +243,7 @@ def test_frames_without_geometry_must_be_named() -> None:
     path = Path(get_testdata_file("examples_ybr_color.dcm"))
     image = read(path)
     assert image.kind == "stack"
-    with pytest.raises(ImageError, match=r"30 frames.*\n.*frame from 0 to 29"):
+    with pytest.raises(ImageError, match=r"stack of 30 images.*\n.*frame from 0 to 29"):
         select(image, Selector())
     with pytest.raises(ImageError, match=r"frame 30 is outside 0\.\.29"):
         select(image, Selector(frame=30))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featcache.errors import ProbeError
+from featcache.errors import FeatcacheError, ProbeError
 from featcache.probes import KNNProbe, vote
 
 
@@ -51,6 +51,46 @@ def test_votes_equal_brute_force_for_every_k(labels: int | None, temperature: fl
     for k, scores in by_k.items():
         assert scores.dtype == np.float64
         np.testing.assert_allclose(scores, brute_force(X, y, Q, k, temperature), atol=2e-5)
+
+
+@pytest.mark.parametrize("labels", [None, 3])
+def test_the_majority_vote_counts_neighbours(labels: int | None) -> None:
+    X, y, Q = data(labels)
+    by_k = KNNProbe(k=(20, 5), vote="majority").fit(X, y).predict_scores(Q)
+    for k, scores in by_k.items():
+        # A temperature without end makes all weights equal.
+        np.testing.assert_allclose(scores, brute_force(X, y, Q, k, 1e12), atol=1e-9)
+
+
+def test_the_default_ks_are_those_that_people_compare() -> None:
+    X, y, Q = data()
+    assert list(KNNProbe().fit(X, y).predict_scores(Q)) == [10, 20, 100, 200]
+    fewer = KNNProbe().fit(X[:50], y[:50])
+    assert list(fewer.predict_scores(Q)) == [10, 20]
+    assert fewer.notes_ == ("k = 100, 200 left out: the training rows are 50.",)
+    with pytest.raises(ProbeError, match="training rows are 9"):
+        KNNProbe().fit(X[:9], y[:9])
+
+
+@pytest.mark.parametrize("algorithm", ["faiss", "bf16", "float64"])
+def test_votes_do_not_depend_on_the_algorithm(algorithm: Any) -> None:
+    X, y, Q = data()
+    scores = KNNProbe(k=(3,), algorithm=algorithm).fit(X, y).predict_scores(Q)[3]
+    np.testing.assert_array_equal(scores, KNNProbe(k=(3,)).fit(X, y).predict_scores(Q)[3])
+
+
+def test_an_approximate_index_is_noted() -> None:
+    X, y, Q = data()
+    probe = KNNProbe(k=(3,), index="ivf").fit(X, y)
+    probe.predict_scores(Q)
+    assert "recall" in probe.notes_[0]
+
+
+def test_settings_survive_a_clone() -> None:
+    sklearn_base = pytest.importorskip("sklearn.base")
+    probe = KNNProbe(k=(3,), vote="majority")
+    assert sklearn_base.clone(probe).get_params() == probe.get_params()
+    assert sklearn_base.clone(probe).set_params(k=(4,)).k == (4,)
 
 
 def test_shares_of_exclusive_classes_sum_to_one() -> None:
@@ -110,6 +150,7 @@ def test_vote_refuses_bad_input(arguments: dict[str, Any], message: str) -> None
         ({"k": ()}, [0, 1, 2], "k must be positive"),
         ({"k": (0,)}, [0, 1, 2], "k must be positive"),
         ({"temperature": -1.0}, [0, 1, 2], "temperature"),
+        ({"vote": "secret"}, [0, 1, 2], "unknown vote 'secret'"),
         ({}, [0, 1], r"shape \(3,\)"),
         ({}, [0, 1, -1], "no class index"),
         ({}, [0, 1, np.nan], "no class index"),
@@ -119,7 +160,7 @@ def test_vote_refuses_bad_input(arguments: dict[str, Any], message: str) -> None
     ],
 )
 def test_fit_refuses_bad_input(settings: dict[str, Any], y: Any, message: str) -> None:
-    with pytest.raises(ProbeError, match=message):
+    with pytest.raises(FeatcacheError, match=message):
         KNNProbe(**{"k": (1,), **settings}).fit(np.eye(3), y)
 
 

@@ -14,10 +14,17 @@ from featcache.errors import ProbeError, UnknownNameError
 from featcache.probes import PROBES
 from featcache.registry import load_dotted
 
+# For sixty rows.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fewshot": {"shots": (1, 2), "n_episodes": 3},
+    "knn": {"k": (3,)},
+    "mlknn": {"k": (3,)},
+}
+
 
 @pytest.fixture(params=PROBES.names())
 def probe(request: pytest.FixtureRequest) -> Any:
-    return load_dotted(PROBES[request.param].loader)(**{"knn": {"k": (3,)}}.get(request.param, {}))
+    return load_dotted(PROBES[request.param].loader)(**SETTINGS.get(request.param, {}))
 
 
 def scores_of(probe: Any, X: Any) -> Any:

@@ -1,0 +1,410 @@
+"""Few-shot classification: one small classifier for each of many episodes, solved and scored in batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featcache.errors import ConfigurationError, ProbeError
+from featcache.metrics import METRICS, Metric
+from featcache.probes.base import check_features, check_targets, check_temperature, row_blocks
+from featcache.probes.episodes import Episodes, draw_episodes
+from featcache.probes.fewshot_heads import centroid_head, ridge_head
+from featcache.probes.fewshot_logistic import logistic_head
+from featcache.probes.fewshot_scores import link, project, vote_of_support
+
+__all__ = ["FewShot"]
+
+Floats: TypeAlias = NDArray[np.float64]
+Singles: TypeAlias = NDArray[np.float32]
+
+_HEADS = ("centroid", "ridge", "logistic", "knn")
+_TRANSFORMS = ("cl2", "l2", "none")
+# Blocks of episodes solved at a time; each may hold some hundred MB.
+_WORKERS = 4
+
+
+class FewShot:
+    """Classifiers from a few images a class, over many episodes.
+
+    In each episode the rows are first transformed to z:
+
+    - ``cl2`` (SimpleShot's CL2N with the mean of the episode's support): ``(x - m) / |x - m|``;
+    - ``l2``: ``x / |x|``;
+    - ``none``: x.
+
+    A row that equals the mean (or zero) has no direction: z is zero. Then a head scores z:
+
+    - ``centroid``: softmax over classes of minus the squared distance to the mean of the class's z; for labels the
+      sigmoid of the difference of the squared distances to the mean of the negatives and to that of the positives;
+    - ``ridge``: least squares to -1 and 1 with penalty ``alpha``; the scores are the softmax (labels: the sigmoid)
+      of its outputs, which keeps their order within a row (within a label) and is no calibrated probability;
+    - ``logistic``: softmax regression (labels: one logistic regression each) with inverse penalty ``C``;
+    - ``knn``: softmax-weighted vote of the ``k`` nearest by cosine, all of them where the support is smaller.
+
+    A label that has one value in a support gets that value as its score, a class that is not in it the score 0.
+
+    Parameters
+    ----------
+    shots
+        Rows a class.
+    n_episodes
+        Episodes of each shot.
+    head
+        ``centroid``, ``ridge``, ``logistic`` or ``knn``.
+    transform
+        ``cl2``, ``l2`` or ``none`` (not for ``knn``, which compares directions).
+    alpha
+        Of ``ridge``, as in scikit-learn's Ridge.
+    C
+        Of ``logistic``, as in scikit-learn.
+    k, temperature
+        Of ``knn``.
+    seed
+        Of the episodes.
+
+    Attributes
+    ----------
+    episodes_ : Episodes
+        What was drawn, or given.
+    shots_ : tuple of int
+        Of the episodes, ascending: the first axis of what follows (S). E is the number of episodes.
+    n_classes_ : int
+        Columns of the scores.
+    multilabel_ : bool
+        Whether the targets were a matrix.
+    origin_ : (D,) float64
+        Subtracted from all features to begin with, which changes no score but keeps digits; zero for ``l2``.
+    center_ : (S, E, D) float32
+        m, relative to ``origin_``; zero unless ``cl2``.
+    coef_ : (S, E, C, D) float32
+        Not for ``knn``. Decisions are ``coef_ z + intercept_``.
+    intercept_ : (S, E, C) float64
+        Infinite where a score is constant. Not for ``knn``.
+    notes_ : tuple of str
+        What a reader of the numbers must know.
+
+    References
+    ----------
+    Wang et al., "SimpleShot", arXiv 1911.04623; Tian et al., "Rethinking Few-Shot Image Classification: a Good
+    Embedding Is All You Need?", ECCV 2020 (linear heads on frozen features).
+
+    Examples
+    --------
+    >>> X, y = np.array([[0, 1.0], [0, 2], [1, 0], [2, 0]]), [0, 0, 1, 1]
+    >>> probe = FewShot(shots=(1, 2), n_episodes=3).fit(X, y)
+    >>> probe.evaluate([[0, 3], [3, 0]], [0, 1])
+    array([[1., 1., 1.],
+           [1., 1., 1.]])
+    """
+
+    def __init__(
+        self,
+        shots: Sequence[int] = (1, 2, 4, 8, 16),
+        *,
+        n_episodes: int = 100,
+        head: Literal["centroid", "ridge", "logistic", "knn"] = "centroid",
+        transform: Literal["cl2", "l2", "none"] = "cl2",
+        alpha: float = 1.0,
+        C: float = 1.0,
+        k: int = 20,
+        temperature: float = 0.07,
+        seed: int = 0,
+    ) -> None:
+        self.shots = shots
+        self.n_episodes = n_episodes
+        self.head = head
+        self.transform = transform
+        self.alpha = alpha
+        self.C = C
+        self.k = k
+        self.temperature = temperature
+        self.seed = seed
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        groups: ArrayLike | None = None,
+        episodes: Episodes | None = None,
+        n_classes: int | None = None,
+    ) -> Self:
+        """Draw the episodes and solve the head of each.
+
+        Parameters
+        ----------
+        X, y
+            (n, D) training features; (n,) class indices or (n, L) multi-label 0, 1 and NaN for missing.
+        groups
+            (n,) patient of each row, see :func:`draw_episodes`.
+        episodes
+            Episodes to replay instead (``study_episodes``, or those of another run): their shots are used,
+            ``shots``, ``n_episodes``, ``seed`` and ``groups`` are not.
+        n_classes
+            Columns of the scores; None takes the largest class index + 1.
+
+        Raises
+        ------
+        ProbeError
+            If an input is invalid, a class has fewer rows than the most shots, or a label is not known in any row
+            of a support.
+        ConfigurationError
+            If settings contradict each other.
+        """
+        self._check_settings()
+        features = check_features(X, name="the training features")
+        targets, self.n_classes_ = check_targets(y, len(features), n_classes=n_classes)
+        self.multilabel_ = targets.ndim == 2
+        if self.n_classes_ < (1 if self.multilabel_ else 2) or (targets.ndim == 1 and len(np.unique(targets)) < 2):
+            raise ProbeError("nothing can be learnt: train has one class", remedy="Choose a task with two classes.")
+        if episodes is None:
+            episodes = draw_episodes(targets, self.shots, self.n_episodes, self.seed, groups)
+        elif episodes.n_rows != len(features):
+            raise ProbeError(
+                f"the episodes are of {episodes.n_rows} training rows, the features have {len(features)}",
+                remedy="Replay episodes on the training rows that they were drawn from, in the same order.",
+            )
+        self.episodes_, self.shots_ = episodes, episodes.shots
+        indicator = targets if self.multilabel_ else np.eye(self.n_classes_)[targets]
+        self._refuse_unknown(indicator)
+        width, grid = features.shape[1], (len(self.shots_), episodes.n_episodes)
+        self.origin_ = np.zeros(width) if self.transform == "l2" else features.mean(axis=0, dtype=np.float64)
+        self.center_ = np.zeros((*grid, width), dtype=np.float32)
+        if self.head == "knn":
+            self._rows, self._targets = features, indicator
+        else:
+            self.coef_ = np.zeros((*grid, self.n_classes_, width), dtype=np.float32)
+            self.intercept_ = np.zeros((*grid, self.n_classes_))
+        self.notes_ = self._notes(indicator, self._solve_all(features, indicator))
+        return self
+
+    def evaluate(self, X: ArrayLike, y: ArrayLike, metric: str | Metric = "accuracy") -> Floats:
+        """A metric of every episode.
+
+        Parameters
+        ----------
+        X, y
+            (n, D) test features and their targets.
+        metric
+            A name of ``featcache.metrics.METRICS``, or ``f(y_true, y_score) -> float``.
+
+        Returns
+        -------
+        (S, E) float64
+            NaN where the metric is undefined; see :func:`featcache.probes.learning_curve`.
+
+        Raises
+        ------
+        ProbeError
+            If an input is invalid or the probe is not fitted.
+        """
+        return self.evaluate_many(X, y, {"metric": metric})["metric"]
+
+    def evaluate_many(self, X: ArrayLike, y: ArrayLike, metrics: Mapping[str, str | Metric]) -> dict[str, Floats]:
+        """As :meth:`evaluate`, for several metrics on scores computed once."""
+        functions = {name: _metric(metric) for name, metric in metrics.items()}
+        scores = self.iter_scores(X)
+        n = len(np.atleast_1d(X))
+        targets, _ = check_targets(y, n, n_classes=self._fitted().n_classes_)
+        if (targets.ndim == 2) != self.multilabel_:
+            raise ProbeError(f"y of shape {targets.shape} is not the kind of target that the probe was fitted on")
+        values = {name: np.full((len(self.shots_), self.episodes_.n_episodes), np.nan) for name in functions}
+        for shot, episode, block in scores:
+            for name, function in functions.items():
+                values[name][self.shots_.index(shot), episode] = function(targets, block)
+        return values
+
+    def iter_scores(self, X: ArrayLike) -> Iterator[tuple[int, int, Floats]]:
+        """The scores of every episode, one after the other, so that few are in memory at a time.
+
+        Parameters
+        ----------
+        X
+            (n, D) features.
+
+        Yields
+        ------
+        shot, episode : int
+        scores : (n, C) float64
+            Between 0 and 1; rows sum to 1 for exclusive classes.
+
+        Raises
+        ------
+        ProbeError
+            If the features are invalid or the probe is not fitted.
+        """
+        self._fitted()
+        features = check_features(X, n_features=len(self.origin_))
+        return self._iterate(features if self.transform == "l2" else features - self.origin_.astype(np.float32))
+
+    def predict_scores(self, X: ArrayLike) -> dict[int, Floats]:
+        """For each number of shots the mean of the scores over the episodes.
+
+        It says which rows are hard, and is what one (n, C) array can hold. It is an ensemble, better than its
+        members: the few-shot result is the mean of :meth:`evaluate`, not a metric of these scores.
+
+        Returns
+        -------
+        dict of int to (n, C) float64
+            By shot, ascending.
+
+        Raises
+        ------
+        ProbeError
+            If the features are invalid or the probe is not fitted.
+        """
+        total: dict[int, Floats] = {}
+        for shot, _, scores in self.iter_scores(X):
+            total[shot] = total[shot] + scores if shot in total else scores
+        return {shot: np.clip(scores / self.episodes_.n_episodes, 0.0, 1.0) for shot, scores in total.items()}
+
+    def _fitted(self) -> Self:
+        if not hasattr(self, "notes_"):
+            raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
+        return self
+
+    def _check_settings(self) -> None:
+        if self.head not in _HEADS or self.transform not in _TRANSFORMS:
+            raise ConfigurationError(
+                f"unknown head {self.head!r} or transform {self.transform!r}",
+                remedy=f"Heads: {', '.join(_HEADS)}; transforms: {', '.join(_TRANSFORMS)}.",
+            )
+        if self.head == "knn" and self.transform == "none":
+            raise ConfigurationError("knn compares directions, transform none has lengths", remedy="Use l2 or cl2.")
+        for name in ("alpha", "C"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ProbeError(f"{name} must be positive, got {getattr(self, name)}", remedy="The default is 1.0.")
+        if self.k < 1:
+            raise ProbeError(f"k must be positive, got {self.k}", remedy="The default is 20.")
+        check_temperature(self.temperature)
+
+    def _refuse_unknown(self, indicator: Floats) -> None:
+        for shot, episode, support in self.episodes_:
+            never = np.flatnonzero(np.isnan(indicator[support]).all(axis=0))
+            if len(never):
+                raise ProbeError(
+                    f"labels {never.tolist()} are missing in every row of episode {episode} of {shot} shots",
+                    remedy="Leave these labels out, or give other episodes.",
+                )
+
+    def _blocks(self, numbers_per_row: int) -> Iterator[tuple[int, slice]]:
+        """(index of shots, episodes) with a bounded count of numbers, for so many in a support row."""
+        for shot, supports in enumerate(self.episodes_.rows):
+            longest = max(map(len, supports))
+            for episodes in row_blocks(len(supports), longest * (numbers_per_row + 8 * longest)):
+                yield shot, episodes
+
+    def _supports(
+        self, shot: int, episodes: slice, features: Singles, indicator: Floats
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Transformed rows (B, n, D), targets (B, n, C) and which are known; sets ``center_``."""
+        supports = self.episodes_.rows[shot][episodes]
+        index = np.full((len(supports), max(map(len, supports))), -1)
+        for place, support in enumerate(supports):
+            index[place, : len(support)] = support
+        real = (index >= 0)[:, :, None]
+        # Advanced indexing copies, so that the rest can be in place: this is where the time of small heads goes.
+        Z = features[index].astype(np.float64)
+        if self.transform != "l2":
+            Z -= self.origin_
+        ragged = not real.all()
+        if ragged:
+            Z *= real
+        if self.transform == "cl2":
+            center = (Z.sum(axis=1) / real.sum(axis=1)).astype(np.float32)
+            self.center_[shot, episodes] = center
+            Z -= center[:, None, :]
+            if ragged:
+                Z *= real
+        if self.transform != "none":
+            length = np.sqrt(np.einsum("bnd,bnd->bn", Z, Z))[:, :, None]
+            Z /= np.where(length > 0, length, 1.0)
+        Y = indicator[index]
+        known = real & ~np.isnan(Y)
+        return Z, np.where(known, Y, 0.0), known
+
+    def _solve_all(self, features: Singles, indicator: Floats) -> int:
+        """Solve every episode, one block on each core; return how many did not converge."""
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        # Products of this size are too small for the threads of BLAS: on a busy machine they wait for each other
+        # ten times as long as they work.
+
+        def solve(block: tuple[int, slice]) -> int:
+            return self._solve(*block, features, indicator)
+
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
+            return sum(pool.map(solve, self._blocks(4 * features.shape[1])))
+
+    def _solve(self, shot: int, episodes: slice, features: Singles, indicator: Floats) -> int:
+        """Set what scores these episodes; return how many did not converge."""
+        Z, Y, known = self._supports(shot, episodes, features, indicator)
+        if self.head == "knn":
+            return 0
+        K, stopped = Z @ np.swapaxes(Z, 1, 2), 0
+        if self.head == "centroid":
+            A, b = centroid_head(K, Y, known, multilabel=self.multilabel_)
+        elif self.head == "ridge":
+            A, b = ridge_head(K, Y, known, alpha=self.alpha)
+        else:
+            A, b, stopped = logistic_head(K, Y, known, C=self.C, multilabel=self.multilabel_)
+        never, always = ~(Y == 1).any(axis=1), ~(known & (Y == 0)).any(axis=1)
+        b = np.where(never, -np.inf, b)
+        if self.multilabel_:
+            b = np.where(always, np.inf, b)
+        self.coef_[shot, episodes] = np.swapaxes(A, 1, 2) @ Z
+        self.intercept_[shot, episodes] = b
+        return stopped
+
+    def _notes(self, indicator: Floats, stopped: int) -> tuple[str, ...]:
+        notes = []
+        if not self.multilabel_ and (absent := np.flatnonzero(~indicator.any(axis=0)).tolist()):
+            notes.append(f"Classes {absent} do not occur in training: their score is 0.")
+        if self.multilabel_:
+            constant = sum(
+                bool((np.nanmin(indicator[support], axis=0) == np.nanmax(indicator[support], axis=0)).any())
+                for _, _, support in self.episodes_
+            )
+            if constant:
+                notes.append(f"In {constant} supports a label has one value: its score is constant there.")
+        if stopped:
+            notes.append(f"{stopped} logistic regressions did not converge: lower C.")
+        return tuple(notes)
+
+    def _iterate(self, X: Singles) -> Iterator[tuple[int, int, Floats]]:
+        squares = np.einsum("nd,nd->n", X, X, dtype=np.float64)
+        score = self._vote if self.head == "knn" else self._decide
+        columns = self.n_classes_ + 1
+        for shot, supports in enumerate(self.episodes_.rows):
+            numbers = len(X) * (max(map(len, supports)) + 1 if self.head == "knn" else columns)
+            for episodes in row_blocks(len(supports), 2 * numbers):
+                for place, scores in enumerate(score(shot, episodes, X, squares)):
+                    yield self.shots_[shot], episodes.start + place, scores
+
+    def _decide(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
+        decisions = project(X, squares, self.coef_[shot, episodes], self.center_[shot, episodes], self.transform)
+        for decision, intercept in zip(decisions, self.intercept_[shot, episodes], strict=True):
+            yield link(decision + intercept.astype(np.float32)[:, None], multilabel=self.multilabel_)
+
+    def _vote(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
+        Z, Y, known = self._supports(shot, episodes, self._rows, self._targets)
+        near = project(X, squares, Z.astype(np.float32), self.center_[shot, episodes], self.transform)
+        for place, similarity in enumerate(near):
+            size = len(self.episodes_.rows[shot][episodes.start + place])
+            yield vote_of_support(
+                similarity[:size], Y[place, :size], known[place, :size], k=self.k, temperature=self.temperature
+            )
+
+
+def _metric(metric: str | Metric) -> Metric:
+    if not isinstance(metric, str):
+        return metric
+    if metric not in METRICS:
+        raise ConfigurationError(f"unknown metric {metric!r}", remedy=f"Known: {', '.join(METRICS)}.")
+    return METRICS[metric]
