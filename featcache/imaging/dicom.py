@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from featcache.errors import ImageError
 from featcache.imaging.dicom_codecs import decoder_for
-from featcache.imaging.dicom_header import damaged, number, numbers, read_header, transfer_syntax
+from featcache.imaging.dicom_header import damaged, number, numbers, only_image_errors, read_header, transfer_syntax
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import Values, joined, to_values
 from featcache.imaging.geometry import NoVolumeError, Stack, canonical
@@ -53,24 +53,26 @@ def load(path: Path, *, frames: bool = False) -> Image:
     ImageError
         If the file holds no pixels, is damaged, or asks for too much memory. No message quotes the header.
     """
-    with header_text_kept_inside():
-        header = read_header(path)
-        count = frame_count(header)
-        facts = [frame_header(header, index) for index in range(count)]
-        stored = decode(header)
-        values = [to_values(item, fact) for item, fact in zip([stored] if count == 1 else stored, facts, strict=True)]
-        if count == 1:
-            return _image("plane", np.ascontiguousarray(values[0].array), values, facts[0])
-        if not frames:
-            try:
-                geometry = Stack.of(facts)
-            except NoVolumeError:
-                pass
-            else:
-                if len(geometry.order) == count:
-                    return volume_of([values[index] for index in geometry.order], geometry, facts[0])
-        _require_one_shape(values)
-        return _image("stack", np.stack(joined(values)), values, facts[0])
+    with header_text_kept_inside(), only_image_errors():
+        return _load(read_header(path), frames=frames)
+
+
+def _load(header: Dataset, *, frames: bool) -> Image:
+    count = frame_count(header)
+    facts = [frame_header(header, index) for index in range(count)]
+    stored = decode(header)
+    values = [to_values(item, fact) for item, fact in zip([stored] if count == 1 else stored, facts, strict=True)]
+    if count == 1:
+        return _image("plane", np.ascontiguousarray(values[0].array), values, facts[0])
+    if not frames:
+        try:
+            geometry = Stack.of(facts)
+        except NoVolumeError:
+            pass
+        else:
+            return volume_of([values[index] for index in geometry.order], geometry, facts[0])
+    _require_one_shape(values)
+    return _image("stack", np.stack(joined(values)), values, facts[0])
 
 
 def volume_of(values: Sequence[Values], geometry: Stack, header: Dataset) -> Image:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,17 @@ from pydicom.uid import (
 
 from featcache.errors import ImageError
 
-__all__ = ["IMAGE_TAGS", "MAX_INFLATED", "damaged", "is_dicom", "number", "numbers", "read_header", "transfer_syntax"]
+__all__ = [
+    "IMAGE_TAGS",
+    "MAX_INFLATED",
+    "damaged",
+    "is_dicom",
+    "number",
+    "numbers",
+    "only_image_errors",
+    "read_header",
+    "transfer_syntax",
+]
 
 IMAGE_TAGS = (
     "SOPClassUID",
@@ -167,6 +178,17 @@ def damaged(what: str, error: Exception) -> ImageError:
     return ImageError(
         f"the DICOM file is damaged: {what} ({type(error).__name__})", remedy="Copy it again from its source."
     )
+
+
+@contextmanager
+def only_image_errors() -> Iterator[None]:
+    """Turn whatever a damaged header leads pydicom to raise, at any access to it, into an ImageError."""
+    try:
+        yield
+    except (ImageError, OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - KeyError, struct.error, NotImplementedError, TypeError, ...
+        raise damaged("its header makes no sense", error) from None
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
