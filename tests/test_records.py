@@ -18,6 +18,8 @@ from featcache.records import Selector, Task
         Selector("coronal", 7, (0, 0, 4, 4), mirror=True),
         Selector(crop=(1, 2, 3, 4)),
         Selector(index=5, array="train_images"),
+        Selector(frame=0),
+        Selector("axial", 3, series="1.2.840.1-2"),
     ],
 )
 def test_a_selector_survives_its_text(selector: Selector) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from featcache.errors import ImageError
 from featcache.imaging.dicom_codecs import decoder_for
-from featcache.imaging.dicom_header import damaged, number, numbers, read_header, transfer_syntax
+from featcache.imaging.dicom_header import damaged, number, numbers, only_image_errors, read_header, transfer_syntax
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import Values, joined, to_values
 from featcache.imaging.geometry import NoVolumeError, Stack
@@ -54,24 +54,26 @@ def load(path: Path, *, frames: bool = False) -> Image:
     ImageError
         If the file holds no pixels, is damaged, or asks for too much memory. No message quotes the header.
     """
-    with header_text_kept_inside():
-        header = read_header(path)
-        count = frame_count(header)
-        facts = [frame_header(header, index) for index in range(count)]
-        stored = decode(header)
-        values = [to_values(item, fact) for item, fact in zip([stored] if count == 1 else stored, facts, strict=True)]
-        if count == 1:
-            return _image("plane", np.ascontiguousarray(values[0].array), values, facts[0])
-        if not frames:
-            try:
-                geometry = Stack.of(facts)
-            except NoVolumeError:
-                pass
-            else:
-                if len(geometry.order) == count:
-                    return volume_of([values[index] for index in geometry.order], geometry, facts[0])
-        _require_one_shape(values)
-        return _image("stack", np.stack(joined(values)), values, facts[0])
+    with header_text_kept_inside(), only_image_errors():
+        return _load(read_header(path), frames=frames)
+
+
+def _load(header: Dataset, *, frames: bool) -> Image:
+    count = frame_count(header)
+    facts = [frame_header(header, index) for index in range(count)]
+    stored = decode(header)
+    values = [to_values(item, fact) for item, fact in zip([stored] if count == 1 else stored, facts, strict=True)]
+    if count == 1:
+        return _image("plane", np.ascontiguousarray(values[0].array), values, facts[0])
+    if not frames:
+        try:
+            geometry = Stack.of(facts)
+        except NoVolumeError:
+            pass
+        else:
+            return volume_of([values[index] for index in geometry.order], geometry, facts[0])
+    _require_one_shape(values)
+    return _image("stack", np.stack(joined(values)), values, facts[0])
 
 
 def volume_of(values: Sequence[Values], geometry: Stack, header: Dataset) -> Image:
@@ -99,16 +101,24 @@ def volume_of(values: Sequence[Values], geometry: Stack, header: Dataset) -> Ima
     return _image("volume", array, values, header, spacing=spacing, affine=affine, notes=geometry.notes)
 
 
-def _image(kind: Any, array: NDArray[Any], values: Sequence[Values], header: Dataset, **geometry: Any) -> Image:
+def _image(
+    kind: Literal["plane", "volume", "stack"],
+    array: NDArray[Any],
+    values: Sequence[Values],
+    header: Dataset,
+    **geometry: Any,
+) -> Image:
     """The record; what a header recommends for display is taken from the frame in the middle."""
     middle = values[len(values) // 2]
     if kind != "volume":
         spacing = numbers(header, "PixelSpacing") or numbers(header, "ImagerPixelSpacing")
         geometry["spacing"] = spacing if len(spacing) == 2 and min(spacing) > 0 else None
+    scales = {item.full_scale for item in values}
+    scale = scales.pop() if len(scales) == 1 else None
     return Image(
         array=array,
         kind=kind,
-        value_range=middle.full_scale if all(item.full_scale for item in values) else _range(array),  # type: ignore[arg-type]
+        value_range=_range(array) if scale is None else scale,
         modality=modality(header),
         unit=middle.unit,
         photometric=middle.photometric,

@@ -5,9 +5,12 @@ Errors from here name no value of a header: their text goes into quarantine list
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -19,7 +22,17 @@ from pydicom.uid import (
 
 from featcache.errors import ImageError
 
-__all__ = ["IMAGE_TAGS", "damaged", "is_dicom", "number", "numbers", "read_header", "transfer_syntax"]
+__all__ = [
+    "IMAGE_TAGS",
+    "MAX_INFLATED",
+    "damaged",
+    "is_dicom",
+    "number",
+    "numbers",
+    "only_image_errors",
+    "read_header",
+    "transfer_syntax",
+]
 
 IMAGE_TAGS = (
     "SOPClassUID",
@@ -68,7 +81,12 @@ IMAGE_TAGS = (
 )
 """Keywords of everything that :mod:`featcache.imaging.dicom` looks at: no patient, no physician, no comment."""
 
+MAX_INFLATED = 2**31
+"""Deflated files that hold more bytes are refused."""
+
 _PREAMBLE = 128
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_LARGEST_RATIO = 1032  # of deflate
 _FIRST_GROUPS = {0x0002, 0x0008}
 
 
@@ -112,7 +130,9 @@ def read_header(path: Path, tags: Sequence[str] = IMAGE_TAGS, *, pixels: bool = 
         If the file is not DICOM or breaks off in the header.
     """
     with path.open("rb") as file:
-        head = file.read(_PREAMBLE + 4)
+        head = file.read(2048)
+        if _DEFLATED in head and file.seek(0, os.SEEK_END) * _LARGEST_RATIO > MAX_INFLATED:
+            _refuse_inflating(file, head)
     if not is_dicom(head):
         raise ImageError(
             "the content is not DICOM: no 'DICM' at byte 128, no element of group 2 or 8 at the start",
@@ -128,6 +148,26 @@ def read_header(path: Path, tags: Sequence[str] = IMAGE_TAGS, *, pixels: bool = 
     return header
 
 
+def _refuse_inflating(file: BinaryIO, head: bytes) -> None:
+    """Inflate piece by piece, keeping nothing: pydicom takes all of it into memory at once."""
+    start = head.find(b"DICM") + 4
+    if head[start : start + 8] != b"\x02\x00\x00\x00UL\x04\x00":
+        return  # without the length of group 2 the file cannot be parsed anyway
+    file.seek(start + 12 + int.from_bytes(head[start + 8 : start + 12], "little"))
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    piece = file.read(2**20)
+    while piece and not inflater.eof:
+        try:
+            size += len(inflater.decompress(piece, 2**24))
+        except zlib.error as error:
+            raise damaged("it cannot be inflated", error) from None
+        if size > MAX_INFLATED:
+            raise ImageError(
+                f"the deflated file holds more than {MAX_INFLATED:,} bytes", remedy="Write it without compression."
+            )
+        piece = inflater.unconsumed_tail or file.read(2**20)
+
+
 def transfer_syntax(header: Dataset) -> str:
     """The transfer syntax UID of a header from :func:`read_header`."""
     return str(header.file_meta.TransferSyntaxUID)
@@ -138,6 +178,17 @@ def damaged(what: str, error: Exception) -> ImageError:
     return ImageError(
         f"the DICOM file is damaged: {what} ({type(error).__name__})", remedy="Copy it again from its source."
     )
+
+
+@contextmanager
+def only_image_errors() -> Iterator[None]:
+    """Turn whatever a damaged header leads pydicom to raise, at any access to it, into an ImageError."""
+    try:
+        yield
+    except (ImageError, OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - KeyError, struct.error, NotImplementedError, TypeError, ...
+        raise damaged("its header makes no sense", error) from None
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:

@@ -29,7 +29,7 @@ def frame_count(header: Dataset) -> int:
     ImageError
         If the header says something that is no count.
     """
-    if header.get("NumberOfFrames") in {None, ""}:
+    if header.get("NumberOfFrames") in (None, ""):  # no set: several values have no hash
         return 1
     count = number(header, "NumberOfFrames")
     if count is None or count < 1 or not count.is_integer():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from featcache.errors import DatasetError, FeatcacheWarning, ImageError
 from featcache.imaging.dicom import decode, load, modality, volume_of
-from featcache.imaging.dicom_header import is_dicom, read_header
+from featcache.imaging.dicom_header import damaged, is_dicom, only_image_errors, read_header
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import to_values
 from featcache.imaging.geometry import NoVolumeError, Stack
@@ -41,6 +41,8 @@ _HEADER_TAGS = (
     "Columns",
     "NumberOfFrames",
     "BitsAllocated",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 )
 _UID = re.compile(r"[0-9.]{0,64}")
 _EXTENSIONS = (".dcm", ".dicom", ".ima")
@@ -181,13 +183,19 @@ def load_series(files: Sequence[Path]) -> Image:
         headers, values = [], []
         for path in files:
             try:
-                header = read_header(path)
-                if frame_count(header) > 1:
-                    raise ImageError("it has several frames, expected one", remedy="Read the files one by one.")
-                headers.append(frame_header(header, 0))
-                values.append(to_values(decode(header), headers[-1]))
+                with only_image_errors():
+                    header = read_header(path)
+                    if frame_count(header) > 1:
+                        raise ImageError("it has several frames, expected one", remedy="Read the files one by one.")
+                    headers.append(frame_header(header, 0))
+                    values.append(to_values(decode(header), headers[-1]))
             except ImageError as error:
                 raise ImageError(f"slice file {path.name!r}: {error.message}", remedy=error.remedy) from None
+            except OSError as error:
+                raise ImageError(
+                    f"slice file {path.name!r} cannot be opened ({type(error).__name__})",
+                    remedy="Restore it, or scan the folder anew.",
+                ) from None
         try:
             stack = Stack.of(headers)
         except NoVolumeError as error:
@@ -237,10 +245,13 @@ def _file(path: Path) -> File | None:
     with path.open("rb") as file:
         if not is_dicom(file.read(132)) and path.suffix.lower() not in _EXTENSIONS:
             return None
-    header = read_header(path, _HEADER_TAGS, pixels=False)
-    if not header.get("BitsAllocated") or not header.get("Rows"):
-        return None
-    return File(path, frame_header(header, 0), frame_count(header))
+    with only_image_errors():
+        header = read_header(path, _HEADER_TAGS, pixels=False)
+        if not header.get("BitsAllocated") or not header.get("Rows"):
+            return None
+        if min(int(header.Rows), int(header.Columns)) < 1:
+            raise damaged("its size is not positive", ValueError())
+        return File(path, frame_header(header, 0), frame_count(header))
 
 
 def _uid(file: File) -> str:

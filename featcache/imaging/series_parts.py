@@ -75,14 +75,13 @@ def parts_of(files: Sequence[File]) -> list[Part]:
     groups: list[tuple[Plane | None, list[File]]] = []
     reasons: set[str] = set()
     for file in ordered:
-        plane = None if file.frames > 1 else plane_of(file.header)
+        plane = plane_of(file.header) if file.frames == 1 else None
         for known, members in groups:
-            if file.frames == 1 == members[0].frames and not (
-                different := _differences(plane, known, file, members[0])
-            ):
+            different = _differences(plane, known, file, members[0])
+            if not different:
                 members.append(file)
                 break
-            reasons |= different if file.frames == 1 == members[0].frames else {"files with several frames"}
+            reasons |= different
         else:
             groups.append((plane, [file]))
     found = []
@@ -115,6 +114,8 @@ def _without_copies(files: Sequence[File]) -> tuple[list[File], int]:
 
 def _differences(plane: Plane | None, other: Plane | None, file: File, member: File) -> set[str]:
     """Why two files cannot be slices of one volume; empty if they can, or if neither has any geometry."""
+    if file.frames > 1 or member.frames > 1:
+        return {"files with several frames"}
     found = set()
     if file.localizer != member.localizer:
         found.add("localizers")

@@ -15,10 +15,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
-from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGExtended12Bit, generate_uid
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGExtended12Bit, generate_uid
 
 from featcache.errors import ImageError
-from featcache.imaging import files_of, read, select, unit_of
+from featcache.imaging import dicom, dicom_header, files_of, read, select, unit_of
 from featcache.imaging.dicom import decode
 from featcache.imaging.dicom_header import is_dicom, read_header, transfer_syntax
 from featcache.records import Selector
@@ -382,3 +382,39 @@ def test_frames_of_a_file_are_decoded_together() -> None:
     assert unit_of(Path("a.dcm"), Selector(frame=3, crop=(0, 0, 1, 1))) == Selector(frame=0)
     assert unit_of(Path("a.dcm"), Selector(crop=(0, 0, 1, 1))) == Selector()
     assert files_of(Path("a.dcm"), Selector(frame=3)) == (Path("a.dcm"),)
+
+
+@pytest.mark.parametrize(("keyword", "dtype"), [("FloatPixelData", np.float32), ("DoubleFloatPixelData", np.float64)])
+def test_float_pixels_are_read(tmp_path: Path, keyword: str, dtype: type) -> None:
+    pixels = RNG.standard_normal((6, 5)).astype(dtype)
+    file = make(pixels, RescaleSlope=2, RescaleIntercept=1)
+    del file.PixelData, file.BitsStored, file.HighBit, file.PixelRepresentation
+    setattr(file, keyword, pixels.tobytes())
+    image = read(save(file, tmp_path / "a.dcm"))
+    assert image.array.dtype == dtype
+    np.testing.assert_allclose(image.array, pixels * 2 + 1, rtol=1e-6)
+    pixels[0, 0] = np.nan
+    setattr(file, keyword, pixels.tobytes())
+    with pytest.raises(ImageError, match="NaN"):
+        read(save(file, tmp_path / "a.dcm"))
+
+
+def test_a_deflated_file_that_grows_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make(np.zeros((3000, 3000), np.uint16))
+    file.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = save(file, tmp_path / "bomb.dcm")
+    assert read(path).array.shape == (3000, 3000)
+    monkeypatch.setattr(dicom_header, "MAX_INFLATED", 17_000_000)
+    assert path.stat().st_size < 40_000
+    with pytest.raises(ImageError, match="more than 17,000,000 bytes"):
+        read(path)
+    monkeypatch.setattr(dicom_header, "MAX_INFLATED", 18_100_000)
+    assert read(path).array.shape == (3000, 3000)
+
+
+def test_frames_that_take_too_much_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(make(np.zeros((5, 8, 8), np.uint16)), tmp_path / "a.dcm")
+    monkeypatch.setattr(dicom, "MAX_BYTES", 600)
+    with pytest.raises(ImageError, match="GiB") as caught:
+        read(path)
+    assert caught.value.remedy

@@ -100,6 +100,7 @@ ENCODERS = {
     "jpeg_ls": (uid.JPEGLSLossless, jpeg_ls),
     "jpeg_2000": (uid.JPEG2000Lossless, jpeg_2000),
     "htj2k": (uid.HTJ2KLossless, high_throughput),
+    "htj2k_rpcl": (uid.HTJ2KLosslessRPCL, high_throughput),
     "rle": (uid.RLELossless, rle),
 }
 
@@ -149,6 +150,17 @@ def test_colour_jpeg_ls_by_pixel_and_by_plane(tmp_path: Path, planar: int, near:
     np.testing.assert_array_equal(found, pydicom.dcmread(path).pixel_array)
 
 
+def test_lossy_high_throughput_jpeg_2000(tmp_path: Path) -> None:
+    pixels = samples(12)
+    stream = imagecodecs.htj2k_encode(pixels, reversible=False, level=0.0005)
+    path = save(compressed(pixels, 12, uid.HTJ2K, [stream]), tmp_path / "a.dcm")
+    found = decode(read_header(path)).astype(int)
+    assert np.abs(found - pixels).max() > 0
+    assert np.abs(found - pixels).max() < 64
+    # Another decoder, OpenJPH; its arithmetic rounds a little differently.
+    assert np.abs(found - imagecodecs.htj2k_decode(stream).astype(int)).max() <= 1
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_frames_of_a_compressed_file_come_in_order(tmp_path: Path, name: str) -> None:
     syntax, encode = ENCODERS[name]
@@ -167,6 +179,13 @@ def test_a_stream_that_breaks_off_is_an_error(tmp_path: Path, name: str, keep: f
     with pytest.raises(ImageError, match="damaged") as caught:
         read(path)
     assert caught.value.remedy
+
+
+def test_padding_behind_a_jpeg_stream_is_no_damage(tmp_path: Path) -> None:
+    pixels = samples(12)
+    stream = jpeg_lossless(1)(pixels, 12) + bytes(40)
+    path = save(compressed(pixels, 12, uid.JPEGLosslessSV1, [stream]), tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read(path).array, pixels)
 
 
 @pytest.mark.parametrize("name", ENCODERS)

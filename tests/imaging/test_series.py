@@ -16,7 +16,7 @@ from featcache.errors import DatasetError, FeatcacheWarning, ImageError
 from featcache.imaging import files_of, read, select, unit_of
 from featcache.imaging.series import load_series, scan_series
 from featcache.records import Selector
-from tests.imaging.test_dicom import make, save
+from tests.imaging.test_dicom import enhanced, make, save
 
 RNG = np.random.default_rng(3)
 AXIAL, CORONAL, SAGITTAL = (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1)
@@ -290,6 +290,27 @@ def test_a_damaged_slice_is_named(tmp_path: Path) -> None:
     paths[1].write_bytes(content[:-20])
     with pytest.raises(ImageError, match=paths[1].name):
         read(tmp_path, Selector(series="1.2.3.4"))
+
+
+def test_a_slice_that_is_gone_is_named(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, AXIAL, [0, 2, 4])
+    paths[1].unlink()
+    with pytest.raises(ImageError, match=rf"{paths[1].name}.* cannot be opened"):
+        load_series(paths)
+
+
+def test_enhanced_files_of_one_frame_are_slices(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 2000, (3, 6, 5)).astype(np.uint16)
+    for place, depth in enumerate((9.0, 3.0, 6.0)):
+        file = enhanced(pixels[[place]], [depth])
+        file.SeriesInstanceUID = "1.2"
+        save(file, tmp_path / f"{place}")
+    (series,) = scan_series(tmp_path)
+    assert [path.name for path in series.files] == ["1", "2", "0"]
+    assert series.spacing == (0.25, 0.5, 3)
+    np.testing.assert_array_equal(
+        load_series(series.files).array, pixels[[1, 2, 0]].transpose(2, 1, 0)[::-1, ::-1].astype(int) - 1000
+    )
 
 
 def test_files_without_geometry_are_listed_and_are_no_volume(tmp_path: Path) -> None:
