@@ -16,13 +16,12 @@ from featcache.datasets.privacy import hashed_patient, patient_salt
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
 from featcache.datasets.volumes import chosen_slices
 from featcache.errors import ConfigurationError, DatasetError
-from featcache.records import Task
+from featcache.records import Axis, Selector, Task
 from featcache.registry import load_dotted
 
 __all__ = ["load", "series_table"]
 
 _SCANNER = "featcache.imaging.series:scan_series"
-_STACKED = {"CT", "MR", "PT", "NM"}
 _CODE = re.compile(r"[A-Z0-9]{1,16}")
 _KEYS = ("series", "patient", "path")
 
@@ -41,6 +40,10 @@ class FoundSeries(Protocol):
     @property
     def modality(self) -> str | None:
         """``CT``, ``MR``, ``CR`` …"""
+
+    @property
+    def axis(self) -> Axis | None:
+        """The axis of the canonical volume along which its files are slices; None if they are no volume."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -64,7 +67,7 @@ def load(
 ) -> Dataset:
     """Scan a folder for DICOM files, with or without extension.
 
-    Series of CT, MR, PET and NM with several files are stacks, a row a slice; every other file is an image of its own,
+    Series whose files are slices of one volume are stacks, a row a slice; every other file is an image of its own,
     or with several frames a row a frame. Of the headers only UIDs, the modality and the patient's id are kept, and the
     id as a hash. Names of folders and files are kept as they are: rename them if they say who the patient is.
 
@@ -137,8 +140,8 @@ def series_table(
     Returns
     -------
     samples
-        With the column ``modality``. A slice's path is the folder of its series and its selector names series, axis
-        ``axial`` and index; a frame's selector names the frame.
+        With the column ``modality``. A slice's path is the folder of its series and its selector names series, the
+        axis along which it was acquired, and index; a frame's selector names the frame.
     notes
         What is odd about the series, without anything from the headers.
     """
@@ -154,11 +157,17 @@ def series_table(
             "modality": modality if _CODE.fullmatch(modality) else None,
         }
         folder = series.files[0].parent.relative_to(root).as_posix()
-        if modality in _STACKED and len(series.files) > 1:
+        if series.axis is not None and len(series.files) > 1:
             name = f"{folder}/{series.uid.rpartition('.')[2][-12:]}"
             for index in chosen_slices(slices, len(series.files)).tolist():
-                text = f'{{"axis":"axial","index":{index},"series":"{series.uid}"}}'
-                place = {"id": f"{name}_{index:03}", "path": folder, "selector": text, "axis": "axial", "index": index}
+                text = Selector(series.axis, index, series=series.uid).to_text()
+                place = {
+                    "id": f"{name}_{index:03}",
+                    "path": folder,
+                    "selector": text,
+                    "axis": series.axis,
+                    "index": index,
+                }
                 rows.append({**facts, **place, "volume": series.uid})
             continue
         for file in series.files:

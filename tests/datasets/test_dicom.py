@@ -7,16 +7,21 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 
+import featcache
 from featcache.datasets import load_dataset
 from featcache.datasets.dicom import series_table
 from featcache.datasets.privacy import hashed_patient, patient_salt
 from featcache.errors import ConfigurationError, DatasetError
-from featcache.records import Selector
+from featcache.imaging import read, select
+from featcache.imaging.series import scan_series
+from featcache.records import Axis, Selector
 from tests.datasets.miniatures import dicom
 from tests.datasets.miniatures.files import write_lines
+from tests.imaging.test_series import AXIAL, CORONAL, SAGITTAL, write_series
 
 needs_scanner = pytest.mark.skipif(
     importlib.util.find_spec("featcache.imaging.series") is None, reason="featcache.imaging.series is not there yet"
@@ -32,6 +37,11 @@ class Found:
     modality: str | None
     patient_id: str | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def axis(self) -> Axis | None:
+        """The miniature's stacks are axial."""
+        return "axial" if len(self.files) > 1 else None
 
 
 def scanned(root: Path) -> list[Found]:
@@ -55,8 +65,8 @@ def test_series_are_slices_and_other_files_are_images_or_frames(tmp_path: Path) 
     stacked = samples[samples["axis"] == "axial"]
     assert len(stacked) == 24
     assert set(stacked["path"]) == {f"case{patient}/ct" for patient in range(1, 7)}
-    first = Selector.from_text(stacked["selector"].iloc[0].replace('"series"', '"array"'))
-    assert (first.axis, first.index, first.array) == ("axial", 0, f"{dicom.ROOT_UID}.1.1")
+    first = Selector.from_text(stacked["selector"].iloc[0])
+    assert (first.axis, first.index, first.series) == ("axial", 0, f"{dicom.ROOT_UID}.1.1")
     single = samples[samples["volume"].isna()]
     assert single["path"].tolist() == [f"case{patient}/cr/IM0001" for patient in range(1, 7)]
     assert set(single["selector"]) == {""}
@@ -132,3 +142,22 @@ def test_unknown_patients_of_a_table_are_counted_but_not_printed(tmp_path: Path)
     with pytest.raises(DatasetError, match="1 values of 'patient'") as caught:
         load_dataset("dicom", root=root, table=tmp_path / "labels.csv")
     assert "MRN9999" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "axis"), [(AXIAL, "axial"), (CORONAL, "coronal"), (SAGITTAL, "sagittal")], ids=str
+)
+def test_a_stack_is_sliced_as_it_was_acquired(tmp_path: Path, orientation: tuple[int, ...], axis: str) -> None:
+    """Slice i, read through its selector, shows the values of file i of the series."""
+    write_series(tmp_path, orientation, [0, 2, 4, 6])
+    dataset = load_dataset("dicom", root=tmp_path)
+    assert dataset.samples["axis"].tolist() == [axis] * 4
+    (series,) = scan_series(tmp_path)
+    for row, file in enumerate(series.files):
+        sample = dataset.sample(row)
+        plane = select(read(sample.path, sample.selector), sample.selector)
+        np.testing.assert_array_equal(np.sort(plane, axis=None), np.sort(read(file).array, axis=None))
+    report = featcache.extract("pixels", dataset, registry_name="dicom", image_size=16)
+    assert (report.failed, report.rows) == (0, 4)
+    series.files[1].write_bytes(series.files[1].read_bytes()[:-3])
+    assert featcache.extract("pixels", dataset, registry_name="dicom", image_size=16).failed == 4
