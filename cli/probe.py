@@ -67,7 +67,7 @@ def _probe_options(command: F) -> F:
 
 @click.group()
 def probe() -> None:
-    """Score the features of a store on a task of its dataset. Opens no image, imports no torch.
+    """Score the features of a store on a task of its dataset. Opens no image; only a very large kNN loads torch.
 
     Asking the same again gives the recorded answer at once (`featcache results` lists them).
     """

@@ -75,7 +75,7 @@ def compare_results(
             f"{second.dataset}: they cannot be compared",
             remedy="Compare results of one dataset and task, with the same labels.",
         )
-    one, two = _run(first, run[0]), _run(second, run[1])
+    (one, scores_one), (two, scores_two) = _run(first, run[0]), _run(second, run[1])
     rows_one, rows_two = _common(first.ids, second.ids)
     if not len(rows_one):
         raise ResultError("the two results have no sample in common", remedy="Score the same split.")
@@ -85,7 +85,7 @@ def compare_results(
             "the labels of some samples differ between the two results", remedy="Run both probes again with --fresh."
         )
     groups = None if first.groups is None else first.groups[rows_one]
-    scores = (_scores(one, rows_one), _scores(two, rows_two))
+    scores = (scores_one[rows_one], scores_two[rows_two])
     chosen = select_metrics(metrics)
     found = compare_many(chosen, truth, *scores, groups=groups, n=n_bootstrap, seed=seed)
     notes = [] if groups is not None else ["No patient ids: the tests take every sample as independent."]
@@ -111,7 +111,8 @@ def describe(result: Result, run: ProbeRun) -> str:
     return f"{result.model} {result.probe}" + (f" ({settings})" if settings else "")
 
 
-def _run(result: Result, place: int) -> ProbeRun:
+def _run(result: Result, place: int) -> tuple[ProbeRun, NDArray[np.float64]]:
+    """A run and the score of each of its samples."""
     if not 0 <= place < len(result.runs):
         raise ResultError(f"{result.id} has {len(result.runs)} runs, not one of number {place}")
     run = result.runs[place]
@@ -120,12 +121,7 @@ def _run(result: Result, place: int) -> ProbeRun:
             f"{result.id} keeps no score of each sample: it is a mean over episodes",
             remedy="Compare probes that score every sample once.",
         )
-    return run
-
-
-def _scores(run: ProbeRun, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    assert run.scores is not None
-    return run.scores[rows]
+    return run, run.scores
 
 
 def _common(first: Sequence[str], second: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
