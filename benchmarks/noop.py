@@ -27,7 +27,8 @@ from PIL import Image
 import featcache
 
 _CHILD = """
-import json, os, sys, time
+import gc, json, os, sys, time
+gc.set_threshold(100_000, 20, 20)  # as the command does
 begin = time.perf_counter()
 import featcache
 import featcache.extraction, featcache.datasets, pandas, pyarrow.parquet

@@ -182,15 +182,18 @@ def seeded_split(stratum: pd.Series[str], group: pd.Series[str], *, seed: int = 
     class is spread over all folds as evenly as it goes. The first fold is test, the second val.
     """
     codes = pd.factorize(stratum.astype("str"))[0]
-    own = pd.Series([f"\0{row}" for row in range(len(group))], index=group.index)
-    members, names = pd.factorize(group.where(group.notna(), own))
-    if len(names) < 5 or np.bincount(codes).max() < 5:
+    if group.isna().all():  # every sample is a group of its own
+        members, main = np.arange(len(group)), codes
+    else:
+        own = pd.Series([f"\0{row}" for row in range(len(group))], index=group.index)
+        members = pd.factorize(group.where(group.notna(), own))[0]
+        counts = pd.Series(codes).groupby([members, codes]).size().sort_values(kind="stable")
+        main = counts.groupby(level=0).tail(1).sort_index(level=0).index.get_level_values(1).to_numpy()
+    if len(main) < 5 or np.bincount(codes).max() < 5:
         return pd.Series([None] * len(stratum), index=stratum.index, dtype="str")
-    counts = pd.Series(codes).groupby([members, codes]).size()
-    main = counts.sort_values(kind="stable").groupby(level=0).tail(1).sort_index(level=0).index.get_level_values(1)
-    order = np.random.default_rng(seed).permutation(len(names))
-    order = order[np.argsort(main.to_numpy()[order], kind="stable")]
-    fold = np.empty(len(names), np.int64)
-    fold[order] = np.arange(len(names)) % 5
+    order = np.random.default_rng(seed).permutation(len(main))
+    order = order[np.argsort(main[order], kind="stable")]
+    fold = np.empty(len(main), np.int64)
+    fold[order] = np.arange(len(main)) % 5
     split = np.array(["test", "val", "train", "train", "train"], dtype=object)[fold]
     return pd.Series(split[members], index=stratum.index, dtype="str")

@@ -233,6 +233,8 @@ def _existing(folder: Path) -> Path:
 
 def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
     """A file that failed once fails for every sample that is the same file under another name."""
+    if not failures:
+        return []
     ids, paths = (plan.dataset.samples[column].tolist() for column in ("id", "path"))
     failed_ids = {failure.id: failure for failure in failures}
     failed = {plan.digests[row]: failed_ids[ids[row]] for row in plan.pending.tolist() if ids[row] in failed_ids}

@@ -183,7 +183,8 @@ def missing_rows(
     digests: Sequence[bytes | None], forms: Sequence[FeatureStore], families: Sequence[str]
 ) -> dict[str, NDArray[np.int64]]:
     """By family, the first row of each digest that no form of the store has committed, in order."""
-    wanted = np.frombuffer(b"".join(digest or NO_ROW for digest in digests), np.uint8).reshape(-1, 16)
+    known = digests if None not in digests else [digest or NO_ROW for digest in digests]
+    wanted = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 16)  # type: ignore[arg-type]  # None was replaced
     missing = {}
     for family in families:
         absent = wanted.any(axis=1)
@@ -218,6 +219,8 @@ def _parts(
     parts: dict[int, tuple[str, ...]] = {}
     missing: dict[int, tuple[str, str]] = {}
     known: dict[tuple[str, str | None], tuple[tuple[str, ...], tuple[str, str] | None]] = {}
+    if '"series"' not in "".join(selectors) and ".mhd" not in "".join(paths).lower():
+        return parts, missing  # the usual case, without a look at each of many rows
     for row, (path, text) in enumerate(zip(paths, selectors, strict=True)):
         if '"series"' not in text and not path.lower().endswith(".mhd"):
             continue

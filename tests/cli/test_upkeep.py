@@ -104,7 +104,9 @@ def test_a_signal_commits_what_is_finished_and_says_how_to_resume(
 ) -> None:
     root = image_folder(100)
     code = (
-        "import os, sys, contextlib, featcache_cli.main, featcache_cli.extract\n"
+        "import os, signal, sys, contextlib, featcache_cli.main, featcache_cli.extract\n"
+        # A shell starts background jobs with SIGINT ignored, and this may run in one.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "number = int(sys.argv.pop())\n"
         "@contextlib.contextmanager\n"
         "def interrupting(label):\n"
