@@ -15,13 +15,11 @@ from featcache.datasets.label_files import read_table, unique_rows
 from featcache.datasets.privacy import hashed_patient, patient_salt
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
 from featcache.datasets.volumes import chosen_slices
-from featcache.errors import ConfigurationError, DatasetError
+from featcache.errors import DatasetError
 from featcache.records import Axis, Selector, Task
-from featcache.registry import load_dotted
 
 __all__ = ["load", "series_table"]
 
-_SCANNER = "featcache.imaging.series:scan_series"
 _CODE = re.compile(r"[A-Z0-9]{1,16}")
 _KEYS = ("series", "patient", "path")
 
@@ -96,11 +94,9 @@ def load(
     DatasetError
         If there are no DICOM files, or the table does not fit them.
     """
-    try:
-        scan = load_dotted(_SCANNER)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError("this build of featcache reads no DICOM series", remedy="Use `table`.") from error
-    found: list[FoundSeries] = list(scan(root))
+    from featcache.imaging.series import scan_series  # pydicom loads when this dataset is used
+
+    found: list[FoundSeries] = list(scan_series(root))
     if not found:
         raise DatasetError(f"dataset 'dicom' at {root}: no DICOM files", remedy="Expected ROOT/…/*.dcm.")
     salt = None if keep_ids else patient_salt(home)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,9 +50,6 @@ class TestChexpert(DatasetContract):
         return chexpert.make(root)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("featcache.imaging.series") is None, reason="featcache.imaging.series is not there yet"
-)
 class TestDicom(DatasetContract):
     name = "dicom"
     counts = (18, 5, 10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,6 @@ from featcache.records import Axis, Selector
 from tests.datasets.miniatures import dicom
 from tests.datasets.miniatures.files import write_lines
 from tests.imaging.test_series import AXIAL, CORONAL, SAGITTAL, write_series
-
-needs_scanner = pytest.mark.skipif(
-    importlib.util.find_spec("featcache.imaging.series") is None, reason="featcache.imaging.series is not there yet"
-)
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,6 @@ def test_hashes_tell_patients_apart_and_depend_on_the_salt() -> None:
     assert hashed_patient("12", bytes(32)) != hashed_patient("12", b"\1" * 32)
 
 
-@needs_scanner
 @pytest.mark.parametrize("key", ["patient", "series", "path"])
 def test_labels_join_by_patient_series_or_path(tmp_path: Path, key: str) -> None:
     root = dicom.make(tmp_path / "data")
@@ -135,7 +129,6 @@ def test_labels_join_by_patient_series_or_path(tmp_path: Path, key: str) -> None
     assert dataset.tasks[0].classes == ("a", "b")
 
 
-@needs_scanner
 def test_unknown_patients_of_a_table_are_counted_but_not_printed(tmp_path: Path) -> None:
     root = dicom.make(tmp_path / "data")
     write_lines(tmp_path / "labels.csv", ["patient,label", "MRN9999,a"])

@@ -54,7 +54,11 @@ def test_a_failure_is_drawn_with_its_reason_and_long_texts_stay_in_their_column(
 
 
 def test_labels_in_any_script_are_drawn(tmp_path: Path) -> None:
-    draw_preview([tile(168, "läsion", "胸水 اختبار")], tmp_path / "s.png", title="… ±")
+    written = draw_preview([tile(168, "läsion", "胸水 اختبار")], tmp_path / "s.png", title="… ±")
+    plain = draw_preview([tile(168, "", "")], tmp_path / "plain.png", title="… ±")
+    with Image.open(written) as sheet, Image.open(plain) as without:
+        assert sheet.size == without.size
+        assert (np.asarray(sheet) != np.asarray(without)).any()
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
