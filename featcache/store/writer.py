@@ -209,7 +209,7 @@ class StoreWriter:
         features
             (n, *row shape) for each array, in the store's dtype; NaN in places without a row.
         """
-        contents = {
+        contents: dict[str, bytes | memoryview] = {
             "digests": encode_chunk(self._layouts["digests"], digests),
             "ids": encode_strings(self._layouts["ids"], list(ids)),
         }
