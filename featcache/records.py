@@ -182,6 +182,8 @@ class Progress:
     """Rows quarantined so far."""
     images_per_second: float
     """Since the first batch."""
+    bottleneck: str
+    """The stage that the others have waited for so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +210,17 @@ class ExtractionReport:
     """Wall time of the whole call."""
     images_per_second: float | None
     """Rows embedded per second of the pipeline; None when nothing was computed."""
-    bottleneck: Literal["read", "encode", "write"] | None
-    """The stage that was busy longest; None when nothing was computed."""
+    bottleneck: str | None
+    """The stage that the others waited for: read, decode, preprocess, transfer, encode or write; None when nothing was
+    computed."""
+    advice: str | None
+    """What would relieve it."""
     busy: Mapping[str, float]
-    """Each stage's busy share of the pipeline's wall time, 0 to 1."""
+    """Each stage's busy share of the pipeline's wall time, 0 to 1; for the reading processes the mean."""
+    batch_size: int | None
+    """Images a forward pass; None when nothing was computed."""
+    workers: int | None
+    """Reading processes; None when nothing was computed."""
     precision: str
     """The compute precision, resolved."""
     failures: tuple[Failure, ...]

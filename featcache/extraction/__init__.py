@@ -1,6 +1,6 @@
 """From a dataset and an encoder to a feature store: plan what is missing, compute it, commit it."""
 
-from featcache.extraction.extract import extract
+from featcache.extraction.extract import extract, extract_models
 from featcache.extraction.plan import Plan, make_plan
 from featcache.extraction.preview import Preview, preview
 from featcache.extraction.upkeep import Explanation, check_source, repair, update_labels, why
@@ -11,6 +11,7 @@ __all__ = [
     "Preview",
     "check_source",
     "extract",
+    "extract_models",
     "make_plan",
     "preview",
     "repair",

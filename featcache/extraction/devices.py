@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from featcache.errors import ConfigurationError
 
-__all__ = ["PRECISIONS", "Precision", "best_precision", "default_batch_size", "resolve_device"]
+__all__ = ["PRECISIONS", "Precision", "best_precision", "default_batch_size", "processors", "resolve_device"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -48,3 +49,9 @@ def best_precision(device: str) -> Precision:
 def default_batch_size(device: str) -> int:
     """Images a batch, a power of two so that batches fill segments."""
     return 32 if device == "cpu" else 128
+
+
+def processors() -> int:
+    """Processors that this process may use, at most 32: as many reading processes keep them busy."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(32, allowed)

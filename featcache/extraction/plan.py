@@ -108,10 +108,12 @@ def make_plan(
     patches: bool = False,
     format: StoreFormat | None = None,
     record: bool = True,
+    recorded: tuple[list[bytes | None], list[Failure]] | None = None,
 ) -> Plan:
     """Find out what is missing; with ``record``, write ``samples.parquet``.
 
-    ``registry_name`` is the dataset's loader; the other parameters are those of :func:`featcache.extract`.
+    ``registry_name`` is the dataset's loader, ``recorded`` what :func:`record_samples` gave, if it was called
+    already; the other parameters are those of :func:`featcache.extract`.
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
@@ -120,7 +122,7 @@ def make_plan(
     )
     source = locate_weights(spec, None if weights is None else Path(weights))
     folder = home / dataset.name
-    digests, failures = record_samples(dataset, folder, registry_name, write=record)
+    digests, failures = recorded or record_samples(dataset, folder, registry_name, write=record)
     weights_digest, encoder = _weights_digest(spec, source, recipe, StatIndex())
     key = Key(
         model=spec.name,

@@ -43,15 +43,18 @@ _SHARD_BYTES = 1 << 26
 """About the size of a shard of tokens: a segment is held in memory while it is computed."""
 
 
-def chunk_rows_for(rows: int) -> int:
+def chunk_rows_for(rows: int, together: int = 1) -> int:
     """Rows of a segment for a dataset of so many rows: at least 16 segments, 64 to 1024 rows each.
+
+    Segments hold the largest volume too, if it has no more than 4096 slices.
 
     Examples
     --------
-    >>> chunk_rows_for(800), chunk_rows_for(5_000), chunk_rows_for(112_120)
-    (64, 256, 1024)
+    >>> chunk_rows_for(800), chunk_rows_for(5_000), chunk_rows_for(112_120), chunk_rows_for(800, together=150)
+    (64, 256, 1024, 256)
     """
-    return min(1024, max(64, 1 << max(1, rows // 16).bit_length() - 1))
+    enough = min(1024, max(64, 1 << max(1, rows // 16).bit_length() - 1))
+    return max(enough, min(4096, 1 << max(0, together - 1).bit_length()))
 
 
 def token_rows_for(row_bytes: int) -> int:
@@ -74,6 +77,7 @@ def open_writer(
     planned_rows: int,
     provenance: Mapping[str, Any],
     family: str = "vectors",
+    together: int = 1,
 ) -> Iterator[StoreWriter]:
     """Open one family of the store of a key for appending, under its lock; make it if it is not there.
 
@@ -93,6 +97,8 @@ def open_writer(
         JSON values that say how the features were made; stored, not part of the key.
     family
         ``vectors``, or a family of tokens: ``patches``.
+    together
+        Rows of the largest volume: segments of vectors are made large enough for it, up to 4096 rows.
 
     Raises
     ------
@@ -116,7 +122,7 @@ def open_writer(
                 leftover.unlink(missing_ok=True)
         else:
             with _explained(path):
-                _create(path, key, family, arrays, planned_rows=planned_rows, provenance=provenance)
+                _create(path, key, family, arrays, planned_rows=planned_rows, together=together, provenance=provenance)
         try:
             yield StoreWriter(path, arrays)
         finally:
@@ -263,11 +269,12 @@ def _create(
     arrays: Mapping[str, tuple[int, ...]],
     *,
     planned_rows: int,
+    together: int,
     provenance: Mapping[str, Any],
 ) -> None:
     """Make an empty group to the side and move it into place."""
     if family == "vectors":
-        chunk_rows = chunk_rows_for(planned_rows)
+        chunk_rows = chunk_rows_for(planned_rows, together)
     else:
         chunk_rows = token_rows_for(sum(math.prod(shape) for shape in arrays.values()) * np.dtype(key.dtype).itemsize)
     shapes = {"digests": [16], "ids": [], **{name: list(shape) for name, shape in arrays.items()}}
