@@ -16,6 +16,7 @@ __all__ = [
     "Estimate",
     "ExtractionReport",
     "Failure",
+    "Forecast",
     "Image",
     "ProbeRun",
     "PreviewTile",
@@ -227,6 +228,40 @@ class ExtractionReport:
     """The samples in quarantine."""
     notes: tuple[str, ...]
     """What a user should know about this run, in sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What an extraction would do; its fields are the keys of ``extract --dry-run --json``."""
+
+    model: str
+    """Registry name or id."""
+    store: Path
+    """Where the features would be."""
+    rows: int
+    """Samples of the dataset whose files can be read."""
+    forward_passes: int
+    """Rows to compute."""
+    saved: int
+    """Forward passes that the store, or equal files, save."""
+    stored_bytes: int
+    """What the new rows take on disk."""
+    free_bytes: int
+    """What that disk has."""
+    device: str
+    """On which it would be computed."""
+    device_bytes: int | None
+    """Memory of a CUDA device for weights and one batch, measured; None for others."""
+    batch_size: int
+    """Images a forward pass."""
+    workers: int
+    """Reading processes."""
+    seconds: float
+    """Of the pipeline, from a calibration."""
+    images_per_second: float | None
+    """From a calibration; None if there is nothing to compute."""
+    bottleneck: str | None
+    """The side that takes longer: ``read`` (with decoding and preprocessing) or ``encode``."""
 
 
 @dataclass(frozen=True, slots=True)

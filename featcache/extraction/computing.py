@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreError, WeightsError
-from featcache.extraction.devices import default_batch_size, processors, resolve_device
+from featcache.extraction.devices import default_batch_size, keep_memory, processors, resolve_device
 from featcache.extraction.jobs import Job
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.pipeline import Stream, run_pipeline
@@ -27,7 +27,7 @@ from featcache.models import Encoder, load_encoder
 from featcache.records import Progress
 from featcache.store import TOKENS, form_of, open_forms, open_writer, unpack
 
-__all__ = ["compute", "load_planned"]
+__all__ = ["compute", "existing_folder", "load_planned"]
 
 
 def compute(
@@ -52,6 +52,7 @@ def compute(
     list of Outcome
         One a plan, in their order.
     """
+    keep_memory()
     device = resolve_device(device)
     batch_size = batch_size or default_batch_size(device)
     workers = workers or processors()
@@ -151,7 +152,7 @@ def _check_tokens(plan: Plan, encoder: Encoder) -> None:
     if encoder.patches is None:
         raise ConfigurationError(f"{plan.spec.name} has no grid of patch tokens", remedy="Extract without --patches.")
     needed = rows * math.prod(encoder.patches) * np.dtype(plan.key.dtype).itemsize * (2 if plan.form == "hdf5" else 1)
-    free = shutil.disk_usage(_existing(plan.folder)).free
+    free = shutil.disk_usage(existing_folder(plan.folder)).free
     if needed > free:
         raise StoreError(
             f"patch tokens of {rows} images, {encoder.patches} each, need {needed / 1e9:.1f} GB; "
@@ -160,8 +161,9 @@ def _check_tokens(plan: Plan, encoder: Encoder) -> None:
         )
 
 
-def _existing(folder: Path) -> Path:
-    return folder if folder.is_dir() else _existing(folder.parent)
+def existing_folder(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return folder if folder.is_dir() else existing_folder(folder.parent)
 
 
 def _provenance(plan: Plan, device: str, batch_size: int) -> dict[str, Any]:

@@ -36,6 +36,9 @@ _ONE_READER = 1024
 _PATIENCE = 900.0
 """Seconds after which a process that still reads the same file is taken for hung."""
 
+_IDLE = 5.0
+"""Seconds without a message after which the processes are looked at."""
+
 _ATTEMPTS = 2
 """Processes that may die of a file before it is left out."""
 
@@ -229,7 +232,7 @@ class Readers:
     def _listen(self) -> None:
         """Take answers, or notice who died, until something can go on."""
         places: dict[Any, _Process] = {one.connection: one for one in self._processes}
-        ready = wait([*places, self._bell], timeout=5.0)
+        ready = wait([*places, self._bell], timeout=_IDLE)
         if self._bell in ready:
             self._bell.recv_bytes()
         for connection in ready:
