@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 @extraction_options
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images a batch [by device].")
 @click.option("--workers", type=click.IntRange(min=1), help="Reading processes [number of processors].")
+@click.option(
+    "--pixels",
+    type=click.Choice(["drop", "keep"]),
+    default="drop",
+    show_default=True,
+    help="keep: store the decoded, resized 8-bit pixels, so that a later model need not decode.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be computed, stored and how long it takes; do nothing.")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although images were quarantined.")
 @json_option
@@ -80,6 +87,7 @@ def _print_report(report: ExtractionReport) -> None:
 def _print_forecasts(models: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> None:
     from featcache.extraction import estimate
 
+    options.pop("pixels")
     own = {name: options.pop(name) for name in (*_KEY_OPTIONS, "root", "dataset", "batch_size", "workers")}
     forecasts = estimate(models, dataset_options=given(**options), **given(**own))
     if as_json:

@@ -48,22 +48,22 @@ class Buffers:
         Side S in pixels of each kind.
     depth, batch_size
         Batches, and images a batch.
+    keep
+        Of each kind, whether there is a ring of uint8 pixels, (batch_size, 3, S, S), beside it.
     context
         How processes are started. After a fork, anonymous memory is shared, which no limit on ``/dev/shm`` concerns
         and no crash leaves behind; other ways need memory that has a name.
     """
 
-    def __init__(self, sizes: Sequence[int], *, depth: int, batch_size: int, context: BaseContext) -> None:
+    def __init__(
+        self, sizes: Sequence[int], *, depth: int, batch_size: int, keep: Sequence[bool], context: BaseContext
+    ) -> None:
         self.sizes = tuple(sizes)
         self.depth = depth
         self.batch_size = batch_size
         counts = [depth * batch_size * 3 * size * size for size in sizes]
-        self._memory: list[Any] = [
-            mmap.mmap(-1, 4 * count)
-            if context.get_start_method() == "fork"
-            else context.RawArray(ctypes.c_float, count)
-            for count in counts
-        ]
+        self._memory = [_shared(4 * count, context) for count in counts]
+        self._kept = [_shared(count if wanted else 1, context) for count, wanted in zip(counts, keep, strict=True)]
 
     def batch(self, kind: int, slot: int) -> torch.Tensor:
         """(batch_size, 3, S, S) float32, the memory itself."""
@@ -71,6 +71,14 @@ class Buffers:
 
         size = self.sizes[kind]
         flat = torch.frombuffer(self._memory[kind], dtype=torch.float32)
+        return flat.reshape(self.depth, self.batch_size, 3, size, size)[slot]
+
+    def kept(self, kind: int, slot: int) -> torch.Tensor:
+        """(batch_size, 3, S, S) uint8, the memory itself; of kinds with ``keep``."""
+        import torch
+
+        size = self.sizes[kind]
+        flat = torch.frombuffer(self._kept[kind], dtype=torch.uint8)
         return flat.reshape(self.depth, self.batch_size, 3, size, size)[slot]
 
     def pin(self) -> None:
@@ -81,3 +89,8 @@ class Buffers:
             flat = torch.frombuffer(self._memory[kind], dtype=torch.float32)
             runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
             runtime.cudaHostRegister(flat.data_ptr(), flat.nbytes, 0)
+
+
+def _shared(size: int, context: BaseContext) -> Any:
+    """Memory of so many bytes that child processes share."""
+    return mmap.mmap(-1, size) if context.get_start_method() == "fork" else context.RawArray(ctypes.c_byte, size)

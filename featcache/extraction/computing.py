@@ -8,7 +8,7 @@ import math
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from featcache.errors import ConfigurationError, StoreError, WeightsError
 from featcache.extraction.devices import default_batch_size, keep_memory, processors, resolve_device
 from featcache.extraction.jobs import Job
+from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.pipeline import Stream, run_pipeline
 from featcache.extraction.plan import Plan, forget_weights, missing_rows, union_of
 from featcache.extraction.sinks import Target
+from featcache.imaging import Preprocess
 from featcache.models import Encoder, load_encoder
 from featcache.records import Progress
 from featcache.store import TOKENS, form_of, open_forms, open_writer, unpack
@@ -36,6 +38,7 @@ def compute(
     device: str,
     batch_size: int | None,
     workers: int | None,
+    keep_pixels: bool,
     progress: Callable[[Progress], None] | None,
 ) -> list[Outcome]:
     """Embed what the plans lack, reading and decoding each image once for all of them.
@@ -46,6 +49,8 @@ def compute(
         Of one dataset; several of them with several models.
     device, batch_size, workers, progress
         See :func:`featcache.extract`.
+    keep_pixels
+        Keep decoded pixels for models that come later.
 
     Returns
     -------
@@ -74,11 +79,50 @@ def compute(
             Stream(encoder, plan.preprocess, _targets(missing, writers, rows, encoder))
             for plan, encoder, (missing, writers) in zip(plans, encoders, families, strict=True)
         ]
+        kept = {plan.preprocess: _kept(plan, jobs) for plan in plans}
         if jobs:
-            run_pipeline(jobs, streams, device=device, batch_size=batch_size, workers=workers, progress=progress)
+            run_pipeline(
+                jobs,
+                streams,
+                device=device,
+                batch_size=batch_size,
+                workers=workers,
+                kept=kept,
+                keeping=_keeping(opened, plans, kept) if keep_pixels else None,
+                progress=progress,
+            )
     for stream in streams:
         stream.outcome.workers = workers
     return [stream.outcome for stream in streams]
+
+
+def _kept(plan: Plan, jobs: Sequence[Job]) -> KeptPixels:
+    path = plan.folder / pixel_key(plan.preprocess, plan.key.decoders).store_name
+    return KeptPixels(path, [job.digest for job in jobs])
+
+
+def _keeping(
+    opened: contextlib.ExitStack, plans: Sequence[Plan], kept: Mapping[Preprocess, KeptPixels]
+) -> dict[Preprocess, Target]:
+    """For each way to see the images, a writer for the pixels that are not kept yet; models may share one."""
+    targets: dict[Preprocess, Target] = {}
+    seen: dict[Preprocess, Preprocess] = {}
+    for plan in plans:
+        recipe, shared = plan.preprocess, pixel_recipe(plan.preprocess)
+        if seen.setdefault(shared, recipe) != recipe or recipe in targets:
+            continue
+        missing = frozenset(np.flatnonzero(~kept[recipe].there).tolist())
+        writer = opened.enter_context(
+            open_writer(
+                plan.folder,
+                pixel_key(recipe, plan.key.decoders),
+                arrays={"pixels": (3, recipe.crop, recipe.crop)},
+                planned_rows=len(plan.dataset.samples),
+                provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), "form": "zarr"},
+            )
+        )
+        targets[recipe] = Target(writer, {"pixels": "pixels"}, missing)
+    return targets
 
 
 def load_planned(plan: Plan, device: str) -> Encoder:

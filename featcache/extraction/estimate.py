@@ -17,7 +17,7 @@ from featcache.extraction.computing import existing_folder, load_planned
 from featcache.extraction.devices import default_batch_size, processors, resolve_device
 from featcache.extraction.jobs import Job
 from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples
-from featcache.extraction.reading import JobReader
+from featcache.extraction.reading import JobReader, Recipe, Space
 from featcache.models import Encoder, resolve_model
 from featcache.records import Forecast
 from featcache.store import find_home
@@ -133,19 +133,19 @@ def _reading_seconds(plan: Plan) -> float:
     ]
     units = [list(run) for _, run in groupby(jobs, key=lambda job: job.unit)]
     chosen = [units[place] for place in np.unique(np.linspace(0, len(units) - 1, _UNITS).round().astype(int))]
-    reader = JobReader([plan.preprocess])
-    target = [torch.empty(3, plan.preprocess.crop, plan.preprocess.crop)]
+    recipes = [Recipe(plan.preprocess)]
+    target = [Space(torch.empty(3, plan.preprocess.crop, plan.preprocess.crop))]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         # The first file pays for loading the decoder.
-        reader.read(chosen[0][0], target, dict.fromkeys(("read", "decode", "preprocess"), 0.0))
-        reader = JobReader([plan.preprocess])
+        JobReader(recipes).read(chosen[0][0], 0, target, dict.fromkeys(("read", "decode", "preprocess"), 0.0))
+        reader = JobReader(recipes)
         seconds = dict.fromkeys(("read", "decode", "preprocess"), 0.0)
         begin, opened, prepared = time.perf_counter(), 0, 0
         for unit in chosen:
             for job in unit[:2]:
-                reader.read(job, target, seconds)
+                reader.read(job, 0, target, seconds)
                 prepared += 1
             opened += 1
             if time.perf_counter() - begin > _SECONDS:

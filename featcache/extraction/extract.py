@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
@@ -44,6 +44,7 @@ def extract(
     device: str = "auto",
     patches: bool = False,
     format: StoreFormat | None = None,
+    pixels: Literal["drop", "keep"] = "drop",
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -80,10 +81,13 @@ def extract(
         Default: that of the store, if it is there, else ``zarr``. With ``hdf5`` the store ends as one ordinary,
         read-only ``.h5`` file; a later extraction computes only what that file lacks, in new segments beside it,
         and packs both into a new file.
+    pixels
+        ``keep``: store the decoded, resized 8-bit pixels too (150 KB an image at 224 pixels), so that another model
+        that sees the same needs no image file. What is kept is used without asking.
     batch_size
         Images a batch; default by device.
     workers
-        Reading threads; default the number of processors, at most 16.
+        Reading processes; default the number of processors, at most 32.
     progress
         Called after each batch.
     registry_name
@@ -123,6 +127,7 @@ def extract_models(
     dtype: str = "auto",
     patches: bool = False,
     format: StoreFormat | None = None,
+    pixels: Literal["drop", "keep"] = "drop",
     **dataset_options: Any,
 ) -> tuple[ExtractionReport, ...]:
     """Embed a dataset by several models: each image is read and decoded once for all of them.
@@ -135,7 +140,7 @@ def extract_models(
         With one model only.
     dataset, root, home, device, batch_size, workers, progress, registry_name
         See :func:`extract`.
-    preprocess, image_size, precision, dtype, patches, format, **dataset_options
+    preprocess, image_size, precision, dtype, patches, format, pixels, **dataset_options
         See :func:`extract`; they hold for all models.
 
     Returns
@@ -151,6 +156,8 @@ def extract_models(
     begin = time.perf_counter()
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch size {batch_size} is not positive")
+    if pixels not in ("drop", "keep"):
+        raise ConfigurationError(f"pixels {pixels!r}", remedy="drop or keep.")
     if len(set(models)) < len(models) or not models:
         raise ConfigurationError(f"the models are {', '.join(models) or 'none'}", remedy="Name each model once.")
     if weights is not None and len(models) > 1:
@@ -182,7 +189,14 @@ def extract_models(
     outcomes = {plan.store: Outcome() for plan in plans}
     pending = [plan for plan in plans if len(plan.pending)]
     if pending:
-        found = compute(pending, device=device, batch_size=batch_size, workers=workers, progress=progress)
+        found = compute(
+            pending,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            keep_pixels=pixels == "keep",
+            progress=progress,
+        )
         outcomes |= {plan.store: outcome for plan, outcome in zip(pending, found, strict=True)}
     reports = []
     for plan in plans:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from featcache.extraction.encoding import Encoding
+from featcache.extraction.encoding import Encoding, Held
 from featcache.extraction.jobs import Job, batches_of
+from featcache.extraction.kept_pixels import KeptPixels
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.readers import ReadBatch, Readers
+from featcache.extraction.reading import Recipe
 from featcache.extraction.sinks import Arrived, Sink, Target, Writing
 from featcache.imaging import Preprocess
 from featcache.models import Encoder
@@ -44,6 +46,8 @@ def run_pipeline(
     device: str,
     batch_size: int,
     workers: int,
+    kept: Mapping[Preprocess, KeptPixels] | None = None,
+    keeping: Mapping[Preprocess, Target] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Embed all jobs by all encoders; commit segment by segment, each to the families that lack it.
@@ -65,6 +69,10 @@ def run_pipeline(
         Images a batch.
     workers
         Reading processes.
+    kept
+        By recipe, pixels that need not be decoded.
+    keeping
+        By recipe, where decoded pixels are to be kept, and which jobs' are not yet.
     progress
         Called after each batch.
 
@@ -80,21 +88,31 @@ def run_pipeline(
         for stream in streams
     ]
     begin = time.perf_counter()
-    with Readers(jobs, batches, recipes, batch_size=batch_size, workers=workers) as readers:
+    kinds = [Recipe(recipe, (kept or {}).get(recipe), recipe in (keeping or {})) for recipe in recipes]
+    with Readers(jobs, batches, kinds, batch_size=batch_size, workers=workers) as readers:
         if device.startswith("cuda"):
             readers.buffers.pin()
-        sinks = [[Sink(target, stream.encoder, jobs) for target in stream.targets if target.jobs] for stream in streams]
+        sinks = [
+            [Sink(target, _shapes(stream.encoder), jobs) for target in stream.targets if target.jobs]
+            for stream in streams
+        ]
+        keepers = {
+            recipes.index(recipe): Sink(target, {"pixels": (3, recipe.crop, recipe.crop)}, jobs)
+            for recipe, target in (keeping or {}).items()
+            if target.jobs
+        }
+        everything = [*(sink for own in sinks for sink in own), *keepers.values()]
         writing = Writing(jobs, readers.release)
-        run = _Run(streams, encodings, sinks, recipes=recipes, readers=readers, writing=writing)
+        run = _Run(streams, encodings, sinks, recipes=recipes, keepers=keepers, readers=readers, writing=writing)
         try:
             run.work(len(jobs), progress)
         except KeyboardInterrupt:
-            writing.close([sink for own in sinks for sink in own])
+            writing.close(everything)
             raise
         except BaseException:
             writing.close([])
             raise
-        writing.close([sink for own in sinks for sink in own])
+        writing.close(everything)
     run.account(time.perf_counter() - begin)
 
 
@@ -108,6 +126,7 @@ class _Run:
         sinks: Sequence[Sequence[Sink]],
         *,
         recipes: Sequence[Preprocess],
+        keepers: Mapping[int, Sink],
         readers: Readers,
         writing: Writing,
     ) -> None:
@@ -116,6 +135,8 @@ class _Run:
         ]
         self._wanted = [stream.jobs for stream in streams]
         self._kinds = [recipes.index(stream.preprocess) for stream in streams]
+        self._keepers = keepers
+        self._unused = Outcome()
         self._readers = readers
         self._writing = writing
         self._waited_for_input = 0.0
@@ -127,6 +148,7 @@ class _Run:
         done = 0
         for ready in self._readers:
             self._waited_for_input += time.perf_counter() - before
+            self._keep(ready)
             self._encode(ready)
             done += len(ready.batch.jobs)
             if progress is not None:
@@ -161,12 +183,20 @@ class _Run:
                     tuple(ready.batch.places[offset] for offset in chosen),
                     tuple(ready.readings[offset] for offset in chosen),
                     kind,
+                    False,
                     sinks,
                     stream.outcome,
                     ready.slot if index == takers[-1] else None,
                 )
             )
             self._waited_for_output += time.perf_counter() - begin
+
+    def _keep(self, ready: ReadBatch) -> None:
+        """Hand over the pixels that are to be kept, before their place in the ring is given back."""
+        for kind, sink in self._keepers.items():
+            pixels = Held("pixels", self._readers.buffers.kept(kind, ready.slot).numpy().copy())
+            numbers, places, readings = tuple(ready.batch.jobs), ready.batch.places, tuple(ready.readings)
+            self._writing.put(Arrived(pixels, numbers, places, readings, kind, True, [sink], self._unused, None))
 
     def _slowest(self) -> str:
         """The stage that the others have waited for so far."""
@@ -196,3 +226,8 @@ class _Run:
                 outcome.busy["encode"] = encoding.seconds
             outcome.busy["transfer"] = encoding.transfer_seconds
             outcome.busy["write"] = self._writing.seconds
+
+
+def _shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each feature that an encoder gives."""
+    return {**encoder.arrays, **({"patches": encoder.patches} if encoder.patches is not None else {})}

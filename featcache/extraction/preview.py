@@ -15,7 +15,7 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction.jobs import Job
 from featcache.extraction.plan import _recipe, portable_name, record_samples
-from featcache.extraction.reading import JobReader
+from featcache.extraction.reading import JobReader, Recipe, Space
 from featcache.imaging import Preprocess
 from featcache.models import resolve_model
 from featcache.records import Failure, PreviewTile, Task
@@ -150,14 +150,17 @@ def _labels(dataset: Dataset) -> list[str]:
     return [", ".join(names[row == 1]) or ("?" if np.isnan(row).all() else "none of the labels") for row in values]
 
 
+_STAGES = ("read", "decode", "preprocess")
+
+
 def _read(jobs: Sequence[Job], recipe: Preprocess) -> Iterator[tuple[NDArray[np.uint8] | None, Failure | None]]:
     """Of each job the pixels as they are seen, or why there are none."""
     import torch
 
-    reader = JobReader([recipe])
-    for job in jobs:
+    reader = JobReader([Recipe(recipe)])
+    for number, job in enumerate(jobs):
         tensor = torch.empty(3, recipe.crop, recipe.crop)
-        (failure,) = reader.read(job, [tensor], dict.fromkeys(("read", "decode", "preprocess"), 0.0)).failures
+        (failure,) = reader.read(job, number, [Space(tensor)], dict.fromkeys(_STAGES, 0.0)).failures
         yield (visible(tensor, recipe), None) if failure is None else (None, failure)
 
 

@@ -21,8 +21,7 @@ from typing import Any
 from featcache.errors import FeatcacheError
 from featcache.extraction.buffers import Buffers, ring_depth
 from featcache.extraction.jobs import Batch, Job, Unit
-from featcache.extraction.reading import NO_JOB, Answer, Reading, Task, read_tasks
-from featcache.imaging import Preprocess
+from featcache.extraction.reading import NO_JOB, Answer, Reading, Recipe, Task, read_tasks
 from featcache.records import Failure
 
 __all__ = ["ReadBatch", "Readers"]
@@ -98,7 +97,7 @@ class Readers:
         self,
         jobs: Sequence[Job],
         batches: Sequence[Batch],
-        recipes: Sequence[Preprocess],
+        recipes: Sequence[Recipe],
         *,
         batch_size: int,
         workers: int,
@@ -108,9 +107,13 @@ class Readers:
         self._batches = batches
         self._recipes = recipes
         self._context: Any = multiprocessing.get_context(method or ("fork" if sys.platform == "linux" else "spawn"))
-        sizes = [recipe.crop for recipe in recipes]
+        sizes = [recipe.preprocess.crop for recipe in recipes]
         self.buffers = Buffers(
-            sizes, depth=ring_depth(sizes, batch_size, workers), batch_size=batch_size, context=self._context
+            sizes,
+            depth=ring_depth(sizes, batch_size, workers),
+            batch_size=batch_size,
+            keep=[recipe.keep for recipe in recipes],
+            context=self._context,
         )
         self.seconds = dict.fromkeys(("read", "decode", "preprocess"), 0.0)
         self.workers = min(workers, len(jobs))

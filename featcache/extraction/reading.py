@@ -14,11 +14,12 @@ from typing import Any
 from featcache.errors import ImageError
 from featcache.extraction.buffers import Buffers
 from featcache.extraction.jobs import Job, Unit
-from featcache.imaging import Preprocess, files_of, prepare, read, select
+from featcache.extraction.kept_pixels import KeptPixels, pixel_recipe
+from featcache.imaging import Preprocess, cropped, files_of, normalised, read, select
 from featcache.records import Failure, Image, Selector
 from featcache.store import content_digest, row_digest
 
-__all__ = ["NO_JOB", "Answer", "JobReader", "Reading", "Task", "read_tasks"]
+__all__ = ["NO_JOB", "Answer", "JobReader", "Reading", "Recipe", "Space", "Task", "read_tasks"]
 
 NO_JOB = -1
 """In place of a job's number: the process has nothing to do."""
@@ -47,6 +48,8 @@ class Reading:
     """By kind of input; None where the pixels are there."""
     constant: bool = False
     """A two-dimensional file all of whose pixels are equal: valid, and worth a warning."""
+    kept: tuple[bool, ...] = ()
+    """By kind of input, whether its 8-bit pixels are in the buffers too."""
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class Answer:
 def read_tasks(
     connection: Connection,
     jobs: Sequence[Job],
-    recipes: Sequence[Preprocess],
+    recipes: Sequence[Recipe],
     buffers: Buffers,
     *,
     current: Any,
@@ -96,7 +99,11 @@ def read_tasks(
     import torch
 
     torch.set_num_threads(1)
-    kinds = [[buffers.batch(kind, slot) for slot in range(buffers.depth)] for kind in range(len(recipes))]
+    slots = range(buffers.depth)
+    kinds = [[buffers.batch(kind, slot) for slot in slots] for kind in range(len(recipes))]
+    kept = [
+        [buffers.kept(kind, slot) for slot in slots] if recipe.keep else None for kind, recipe in enumerate(recipes)
+    ]
     reader = JobReader(recipes)
     while True:
         while not connection.poll(_LOOK_AROUND):
@@ -111,47 +118,111 @@ def read_tasks(
         answer = Answer()
         for number, place in zip(task.numbers, task.places, strict=True):
             current[2 * process], current[2 * process + 1] = number, time.monotonic()
-            answer.readings.append(
-                reader.read(jobs[number], [kind[task.slot][place] for kind in kinds], answer.seconds)
-            )
+            targets = [
+                Space(kind[task.slot][place], None if own is None else own[task.slot][place])
+                for kind, own in zip(kinds, kept, strict=True)
+            ]
+            answer.readings.append(reader.read(jobs[number], number, targets, answer.seconds))
         current[2 * process] = NO_JOB
         connection.send(answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One kind of input."""
+
+    preprocess: Preprocess
+    """Pixels to tensor."""
+    kept: KeptPixels | None = None
+    """Pixels that need not be decoded."""
+    keep: bool = False
+    """Whether decoded 8-bit pixels are handed over too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where a job's pixels of one kind go."""
+
+    tensor: Any
+    """(3, S, S) float32."""
+    pixels: Any = None
+    """(3, S, S) uint8, if they are to be kept."""
+
+
 class JobReader:
-    """Reads jobs in this process; the file of the last one is kept, since its neighbours are slices of it.
+    """Reads jobs in this process; the file of the last one is held, since its neighbours are slices of it.
 
     Parameters
     ----------
     recipes
-        Pixels to tensor, one for each kind of input.
+        One for each kind of input.
     """
 
-    def __init__(self, recipes: Sequence[Preprocess]) -> None:
+    def __init__(self, recipes: Sequence[Recipe]) -> None:
         self._recipes = recipes
         self._unit: Unit | None = None
         self._opened: tuple[Image, bytes] | Exception | None = None
+        self._shared = [pixel_recipe(recipe.preprocess) for recipe in recipes]
 
-    def read(self, job: Job, targets: Sequence[Any], seconds: dict[str, float]) -> Reading:
-        """Fill (3, S, S) float32 tensors, one for each recipe; add the seconds of each stage."""
-        try:
-            image, content = self._open(job, seconds)
-            if row_digest(content, job.sample.selector.to_text()) != job.digest:
-                raise ImageError("the file changed while it was being extracted", remedy="Extract again.")
-            begin = time.perf_counter()
-            plane = select(image, job.sample.selector)
-            constant = image.kind == "plane" and plane.size > 0 and bool(plane.min() == plane.max())
-        except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the run
-            return Reading((_failure(job, error),) * len(targets))
+    def read(self, job: Job, number: int, spaces: Sequence[Space], seconds: dict[str, float]) -> Reading:
+        """Fill the spaces, one for each recipe; add the seconds of each stage."""
+        import torch
+
+        decoded: dict[Preprocess, tuple[Any, bool]] = {}
         failures: list[Failure | None] = []
-        for recipe, target in zip(self._recipes, targets, strict=True):
+        kept: list[bool] = []
+        constant = False
+        for kind, (recipe, space) in enumerate(zip(self._recipes, spaces, strict=True)):
             try:
-                target.copy_(prepare(image, job.sample.selector, recipe))
-                failures.append(None)
-            except Exception as error:  # noqa: BLE001 - as above
+                pixels, equal = self._pixels(job, number, kind, seconds, decoded)
+                begin = time.perf_counter()
+                space.tensor.copy_(normalised(pixels, recipe.preprocess))
+                handed = space.pixels is not None and pixels.dtype == torch.uint8
+                if handed:
+                    space.pixels.copy_(pixels)
+                seconds["preprocess"] += time.perf_counter() - begin
+            except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the run
                 failures.append(_failure(job, error))
+                kept.append(False)
+            else:
+                constant |= equal
+                failures.append(None)
+                kept.append(handed)
+        return Reading(tuple(failures), constant, tuple(kept))
+
+    def _pixels(
+        self,
+        job: Job,
+        number: int,
+        kind: int,
+        seconds: dict[str, float],
+        decoded: dict[Preprocess, tuple[Any, bool]],
+    ) -> tuple[Any, bool]:
+        """The cropped pixels, and whether they are a picture without contrast.
+
+        Recipes that differ only in a model's mean and deviation share what is ``decoded`` of this job.
+        """
+        import torch
+
+        recipe, shared = self._recipes[kind], self._shared[kind]
+        found = None if recipe.kept is None else recipe.kept.get(number)
+        if found is not None:
+            return torch.from_numpy(found), bool(found.min() == found.max())
+        if shared not in decoded:
+            decoded[shared] = self._decode(job, recipe.preprocess, seconds)
+        return decoded[shared]
+
+    def _decode(self, job: Job, recipe: Preprocess, seconds: dict[str, float]) -> tuple[Any, bool]:
+        """The cropped pixels, and whether the image is a picture without contrast."""
+        image, content = self._open(job, seconds)
+        if row_digest(content, job.sample.selector.to_text()) != job.digest:
+            raise ImageError("the file changed while it was being extracted", remedy="Extract again.")
+        begin = time.perf_counter()
+        plane = select(image, job.sample.selector)
+        constant = image.kind == "plane" and plane.size > 0 and bool(plane.min() == plane.max())
+        pixels = cropped(image, job.sample.selector, recipe)
         seconds["preprocess"] += time.perf_counter() - begin
-        return Reading(tuple(failures), constant)
+        return pixels, constant
 
     def _open(self, job: Job, seconds: dict[str, float]) -> tuple[Image, bytes]:
         if job.unit != self._unit:

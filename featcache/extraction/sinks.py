@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.extraction.encoding import Fetched
+from featcache.extraction.encoding import Fetched, Held
 from featcache.extraction.jobs import Job, segments_of
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.reading import Reading
-from featcache.models import Encoder
 from featcache.records import Failure
 from featcache.store import StoreWriter
 
@@ -44,7 +43,7 @@ class Target:
 class Arrived:
     """The features of a batch, or what will be them, for the families of one encoder."""
 
-    fetched: Fetched
+    fetched: Fetched | Held
     """The features."""
     numbers: tuple[int, ...]
     """Of the jobs that were encoded."""
@@ -54,6 +53,8 @@ class Arrived:
     """Of these jobs."""
     kind: int
     """Of input."""
+    keeping: bool
+    """These are pixels to be kept, not features: those that cannot be are no failures."""
     sinks: Sequence[Sink]
     """What takes the rows."""
     outcome: Outcome
@@ -159,6 +160,8 @@ class _Committing:
 
 def _usable(arrived: Arrived, jobs: Sequence[Job], features: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
     """Which images of a batch give rows; the others, and values that cannot be stored, become failures."""
+    if arrived.keeping:
+        return np.array([reading.kept[arrived.kind] for reading in arrived.readings], bool)
     dtype, outcome = arrived.sinks[0].dtype, arrived.outcome
     with np.errstate(over="ignore"):
         finite = [_finite(array) & _finite(array.astype(dtype)) for array in features.values()]
@@ -192,15 +195,15 @@ def _numeric_failure(job: Job, features: Mapping[str, NDArray[np.float32]], plac
 class Sink:
     """Collects the rows of one family and hands over each segment that is full."""
 
-    def __init__(self, target: Target, encoder: Encoder, jobs: Sequence[Job]) -> None:
+    def __init__(self, target: Target, shapes: Mapping[str, tuple[int, ...]], jobs: Sequence[Job]) -> None:
         self._target = target
         self._writer = target.writer
         lengths = segments_of([jobs[number] for number in sorted(target.jobs)], target.writer.chunk_rows)
         spanned = (len(lengths) - 1) * target.writer.chunk_rows + lengths[-1]
         self._segments = iter(list(zip(target.writer.reserve(spanned), lengths, strict=True)))
-        offered = {**encoder.arrays, **({"patches": encoder.patches} if encoder.patches is not None else {})}
-        self._shapes = {name: offered[feature] for name, feature in target.features.items()}
+        self._shapes = {name: shapes[feature] for name, feature in target.features.items()}
         self._number = self._length = 0
+        self._empty = np.nan if self.dtype.kind == "f" else 0
         self._next()
 
     @property
@@ -246,7 +249,8 @@ class Sink:
         self._ids: list[str] = []
         self._digests = np.zeros((self._length, 16), np.uint8)
         self._rows = {
-            name: np.full((self._length, *shape), np.nan, self._writer.dtype) for name, shape in self._shapes.items()
+            name: np.full((self._length, *shape), self._empty, self._writer.dtype)
+            for name, shape in self._shapes.items()
         }
 
     def _commit(self, committing: _Committing) -> None:

@@ -273,7 +273,7 @@ def _create(
     provenance: Mapping[str, Any],
 ) -> None:
     """Make an empty group to the side and move it into place."""
-    if family == "vectors":
+    if family == "vectors" and key.dtype != "uint8":
         chunk_rows = chunk_rows_for(planned_rows, together)
     else:
         chunk_rows = token_rows_for(sum(math.prod(shape) for shape in arrays.values()) * np.dtype(key.dtype).itemsize)

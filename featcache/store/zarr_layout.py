@@ -106,7 +106,8 @@ class ArrayLayout:
 def layouts_of(attributes: Mapping[str, Any]) -> dict[str, ArrayLayout]:
     """The arrays that the group's attributes declare, by name: what their own documents must say."""
     known: dict[str, ArrayType] = {"digests": "uint8", "ids": "string"}
-    stored: ArrayType = "float32" if attributes["spec"]["dtype"] == "float32" else "float16"
+    kinds: dict[str, ArrayType] = {"float32": "float32", "uint8": "uint8"}
+    stored = kinds.get(attributes["spec"]["dtype"], "float16")
     family, arrays = family_of(attributes)
     return {
         name: ArrayLayout(
@@ -114,7 +115,7 @@ def layouts_of(attributes: Mapping[str, Any]) -> dict[str, ArrayLayout]:
             known.get(name, stored),
             tuple(shape),
             int(attributes["chunk_rows"]),
-            sharded=family != "vectors" and name not in known,
+            sharded=(family != "vectors" or stored == "uint8") and name not in known,
         )
         for name, shape in arrays.items()
     }

@@ -16,7 +16,7 @@ import featcache
 from featcache.errors import ConfigurationError, StoreError
 from featcache.extraction import estimate, reading
 from featcache.extraction.encoding import Encoding
-from featcache.imaging import prepare, read
+from featcache.imaging import cropped, read
 from featcache.models import Encoder
 from featcache.store import StoreWriter
 from tests.conftest import WriteImages
@@ -63,9 +63,9 @@ def test_models_that_see_the_same_share_the_preprocessing(
 
     def noted(*arguments: Any) -> Any:
         prepared.put(arguments[1].to_text())
-        return prepare(*arguments)
+        return cropped(*arguments)
 
-    monkeypatch.setattr(reading, "prepare", noted)
+    monkeypatch.setattr(reading, "cropped", noted)
     models = ("efficientnet_lite0", "efficientnet_lite0_random")
     featcache.extract_models(models, "folder", root=image_folder(2), **SMALL)
     count = 0
@@ -206,7 +206,7 @@ def test_the_slow_stage_is_named_and_what_would_relieve_it(
 
     owner, name = {
         "decode": (reading, "read"),
-        "preprocess": (reading, "prepare"),
+        "preprocess": (reading, "cropped"),
         "encode": (Encoding, "_encode"),
         "write": (StoreWriter, "commit"),
     }[stage]

@@ -20,6 +20,7 @@ from featcache.extraction import reading
 from featcache.extraction.buffers import ring_depth
 from featcache.extraction.jobs import Job, batches_of
 from featcache.extraction.readers import Readers
+from featcache.extraction.reading import Recipe
 from featcache.imaging import Preprocess, read, to_tensor
 from featcache.records import Sample, Selector
 from featcache.store import content_digest, row_digest
@@ -45,7 +46,7 @@ def collect(jobs: list[Job], **options: Any) -> tuple[list[torch.Tensor], list[l
     """All batches: copies of their pixels, and their readings."""
     pixels, readings = [], []
     batches = batches_of(jobs, 8)
-    with Readers(jobs, batches, [RECIPE], batch_size=8, **options) as reader:
+    with Readers(jobs, batches, [Recipe(RECIPE)], batch_size=8, **options) as reader:
         for ready in reader:
             pixels.append(reader.buffers.batch(0, ready.slot).clone())
             readings.append(ready.readings)
@@ -74,7 +75,7 @@ def test_no_more_is_read_than_the_ring_holds(jobs: list[Job], monkeypatch: pytes
     monkeypatch.setattr(reading, "read", counted)
     monkeypatch.setattr(module, "ring_depth", lambda *_: 2)
     batches = batches_of(jobs, 4)
-    with Readers(jobs, batches, [RECIPE], batch_size=4, workers=2) as reader:
+    with Readers(jobs, batches, [Recipe(RECIPE)], batch_size=4, workers=2) as reader:
         arriving = iter(reader)
         held = [next(arriving), next(arriving)]
         assert begun.value == 8
@@ -173,6 +174,6 @@ def test_a_volume_is_decoded_once_however_many_batches_its_slices_fill(
 
 def test_leaving_early_leaves_no_process(jobs: list[Job]) -> None:
     before = len(multiprocessing.active_children())
-    with Readers(jobs, batches_of(jobs, 8), [RECIPE], batch_size=8, workers=2) as reader:
+    with Readers(jobs, batches_of(jobs, 8), [Recipe(RECIPE)], batch_size=8, workers=2) as reader:
         next(iter(reader))
     assert len(multiprocessing.active_children()) == before
