@@ -71,20 +71,22 @@ def batches_of(jobs: Sequence[Job], batch_size: int) -> list[Batch]:
     return [Batch(run, tuple(range(len(run)))) for run in runs]
 
 
-def segments_of(jobs: Sequence[Job], chunk_rows: int) -> list[int]:
-    """Cut jobs into segments: how many go to each.
+def segments_of(jobs: Sequence[Job], chunk_rows: int) -> list[list[int]]:
+    """Cut jobs into segments: for each, how many rows its volumes (or files) have.
 
     The slices of a volume are committed together, where they fit a segment; a segment holds as many whole volumes
     as fit, or, of jobs that are files by themselves, ``chunk_rows``.
     """
-    lengths: list[int] = []
+    segments: list[list[int]] = []
+    used = chunk_rows
     for _, run in groupby(jobs, key=lambda job: job.unit):
         count = sum(1 for _ in run)
-        if lengths and lengths[-1] + count <= chunk_rows:
-            lengths[-1] += count
-        else:
-            while count > chunk_rows:
-                lengths.append(chunk_rows)
-                count -= chunk_rows
-            lengths.append(count)
-    return lengths
+        while count:
+            if used + count > chunk_rows:
+                segments.append([])
+                used = 0
+            part = min(count, chunk_rows)
+            segments[-1].append(part)
+            used += part
+            count -= part
+    return segments

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -198,11 +199,12 @@ class Sink:
     def __init__(self, target: Target, shapes: Mapping[str, tuple[int, ...]], jobs: Sequence[Job]) -> None:
         self._target = target
         self._writer = target.writer
-        lengths = segments_of([jobs[number] for number in sorted(target.jobs)], target.writer.chunk_rows)
-        spanned = (len(lengths) - 1) * target.writer.chunk_rows + lengths[-1]
-        self._segments = iter(list(zip(target.writer.reserve(spanned), lengths, strict=True)))
+        segments = segments_of([jobs[number] for number in sorted(target.jobs)], target.writer.chunk_rows)
+        spanned = (len(segments) - 1) * target.writer.chunk_rows + sum(segments[-1])
+        self._segments = iter(list(zip(target.writer.reserve(spanned), segments, strict=True)))
         self._shapes = {name: shapes[feature] for name, feature in target.features.items()}
-        self._number = self._length = 0
+        self._number = 0
+        self._volumes: list[int] = []
         self._empty = np.nan if self.dtype.kind == "f" else 0
         self._next()
 
@@ -240,12 +242,15 @@ class Sink:
                 self._next()
 
     def close(self, committing: _Committing) -> None:
-        """Commit what there is of the last segment."""
+        """Commit what there is of the last segment, but no part of a volume."""
+        whole = max((end for end in accumulate(self._volumes) if end <= len(self._ids)), default=0)
+        del self._ids[whole:]
         if self._ids:
             self._commit(committing)
 
     def _next(self) -> None:
-        self._number, self._length = next(self._segments, (0, 0))
+        self._number, self._volumes = next(self._segments, (0, []))
+        self._length = sum(self._volumes)
         self._ids: list[str] = []
         self._digests = np.zeros((self._length, 16), np.uint8)
         self._rows = {
@@ -256,6 +261,6 @@ class Sink:
     def _commit(self, committing: _Committing) -> None:
         """Hand over the rows there are; a segment without any is not written."""
         count = len(self._ids)
-        if self._digests.any():
+        if self._digests[:count].any():
             rows = {name: array[:count] for name, array in self._rows.items()}
             committing.submit(partial(self._writer.commit, self._number, self._digests[:count], self._ids, rows))
