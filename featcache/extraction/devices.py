@@ -72,7 +72,7 @@ def keep_memory() -> None:
     """Let this process keep freed memory instead of giving it back to the system after every layer.
 
     Encoding on a CPU allocates and frees hundreds of megabytes a layer, and the system clears each page anew: that
-    took 60 % of the time of a small CNN (``benchmarks/memory.py``). With the GNU C library, freed memory is kept
+    took 60 % of the time of a small CNN. With the GNU C library, freed memory is kept
     from now on; PyTorch, if it has not allocated anything yet, asks for huge pages. Elsewhere nothing happens.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
