@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 @extraction_options
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images a batch [by device].")
 @click.option("--workers", type=click.IntRange(min=1), help="Reading threads [number of processors].")
+@click.option("--shard", help="i/n: only the rows of the i-th of n shards, i from 1 (docs/scaling.md).")
+@click.option("--devices", help="One process each: 0,1 (CUDA devices) or cpu,cpu.")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although images were quarantined.")
 @json_option
 def extract(allow_failures: bool, as_json: bool, **options: Any) -> None:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,8 +20,9 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError, StoreError, WeightsError
 from featcache.extraction.devices import default_batch_size, resolve_device
 from featcache.extraction.pipeline import Outcome, Target, run_pipeline
-from featcache.extraction.plan import Plan, forget_weights, make_plan, missing_rows, portable_name, union_of
+from featcache.extraction.plan import Plan, forget_weights, make_plan, portable_name, union_of
 from featcache.extraction.reading import Job
+from featcache.extraction.sharding import Shard, checked_shard, refuse_packed, rows_there, shard_notes
 from featcache.imaging import Preprocess
 from featcache.models import Encoder, load_encoder, resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
@@ -32,8 +33,6 @@ from featcache.store import (
     find_home,
     finish_session,
     form_of,
-    is_store,
-    open_forms,
     open_writer,
     packed_path,
     remember_last_store,
@@ -61,6 +60,8 @@ def extract(
     format: StoreFormat | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    devices: str | Sequence[str] | None = None,
+    shard: str | Shard | None = None,
     progress: Callable[[Progress], None] | None = None,
     registry_name: str | None = None,
     **dataset_options: Any,
@@ -99,6 +100,12 @@ def extract(
         Images a batch; default by device.
     workers
         Reading threads; default the number of processors, at most 16.
+    devices
+        One process each, instead of ``device``: ``"0,1"`` or ``["cuda:0", "cuda:1"]``. What a script calls with it
+        must be below ``if __name__ == "__main__":``.
+    shard
+        ``"i/n"`` or (i, n), i from 1 to n: only the rows of the i-th of n shards. Others may write to the same store
+        at the same time (docs/scaling.md).
     progress
         Called after each batch.
     registry_name
@@ -122,6 +129,7 @@ def extract(
     spec = resolve_model(model)
     if registry_name is None:
         registry_name = portable_name(dataset) if isinstance(dataset, str) else dataset.name
+    shard = None if shard is None else checked_shard(shard)
     folder = find_home(home)
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
     plan = make_plan(
@@ -137,6 +145,7 @@ def extract(
         device=device,
         patches=patches,
         format=format,
+        shard=shard,
     )
     outcome = Outcome()
     if len(plan.pending):
@@ -154,9 +163,11 @@ def _finish(plan: Plan, failures: tuple[Failure, ...]) -> Path | None:
     packed = packed_path(plan.store)
     if has_group:
         finish_session(plan.store)
-        write_quarantine(plan.store, failures)
-    if plan.form == "zarr":
+        write_quarantine(plan.store, failures, others=plan.ids_of_others())
+    if plan.form == "zarr" or (plan.shard is not None and has_group):
         return plan.store if has_group else None
+    if plan.shard is not None:
+        return packed if packed.is_file() else None
     if has_group or (packed.is_file() and FeatureStore(packed).failures != failures):
         return seal(plan.store, failures)
     return packed if packed.is_file() else None
@@ -180,17 +191,19 @@ def _compute(
     encoder = encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
     _check_tokens(plan, encoder)
     if plan.form == "zarr" and form_of(plan.store) == "hdf5" and not (plan.store / "zarr.json").is_file():
+        refuse_packed(plan)
         unpack(plan.store)
     paths = plan.dataset.samples["path"].tolist()
     batch_size = batch_size or default_batch_size(device)
     facts: dict[str, Any] = {
         "planned_rows": len(plan.dataset.samples),
         "provenance": {**_provenance(plan, device, batch_size), "form": plan.form},
+        "shard": plan.shard,
     }
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(open_writer(plan.folder, plan.key, arrays=encoder.arrays, **facts))
         # Another process may have committed some of the rows while this one waited or loaded weights.
-        missing = missing_rows(plan.digests, open_forms(plan.store, plan.form), tuple(plan.missing))
+        missing = plan.still_missing()
         rows = union_of(missing)
         jobs = [Job(plan.dataset.sample(row), paths[row], cast(bytes, plan.digests[row])) for row in rows.tolist()]
         places = {family: frozenset(np.searchsorted(rows, own).tolist()) for family, own in missing.items()}
@@ -248,9 +261,8 @@ def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
 def _report(
     plan: Plan, store: Path, outcome: Outcome, failures: tuple[Failure, ...], *, seconds: float
 ) -> ExtractionReport:
-    all_there = not len(plan.pending) and not failures
-    rows = len(plan.digests) if all_there else len(FeatureStore(store)) if is_store(store) else 0
-    notes = list(plan.notes)
+    rows = rows_there(plan, store, all_there=not len(plan.pending) and not failures)
+    notes = [*plan.notes, *shard_notes(plan)]
     if outcome.constant:
         shown = ", ".join(outcome.constant[:3])
         notes.append(f"{len(outcome.constant)} images have no contrast (all pixels equal), for example {shown}.")

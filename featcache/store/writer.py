@@ -273,7 +273,7 @@ def first_free_segment(store: Path) -> int:
 def finish_session(store: Path) -> None:
     """Write the manifest that a killed run left out."""
     if read_manifest(store) is None:
-        with write_lock(store), _explained(store):
+        with brief_lock(store), _explained(store):
             write_manifest(store)
 
 
