@@ -10,6 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,6 +23,7 @@ from featcache.extraction.devices import default_batch_size, resolve_device
 from featcache.extraction.pipeline import Outcome, Target, run_pipeline
 from featcache.extraction.plan import Plan, forget_weights, make_plan, portable_name, union_of
 from featcache.extraction.reading import Job
+from featcache.extraction.several_devices import extract_on_devices, listed_devices
 from featcache.extraction.sharding import Shard, checked_shard, refuse_packed, rows_there, shard_notes
 from featcache.imaging import Preprocess
 from featcache.models import Encoder, load_encoder, resolve_model
@@ -130,6 +132,12 @@ def extract(
     if registry_name is None:
         registry_name = portable_name(dataset) if isinstance(dataset, str) else dataset.name
     shard = None if shard is None else checked_shard(shard)
+    several = listed_devices(devices)
+    if several and device != "auto":
+        raise ConfigurationError(
+            f"both device {device!r} and devices {devices!r} are given", remedy="Give one of them."
+        )
+    device = several[0] if several else device
     folder = find_home(home)
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
     plan = make_plan(
@@ -147,6 +155,25 @@ def extract(
         format=format,
         shard=shard,
     )
+    if len(several) > 1 and len(plan.pending):
+        arguments: dict[str, Any] = {
+            "model": model,
+            "dataset": loaded,
+            "registry_name": registry_name,
+            "home": folder,
+            "weights": weights,
+            "preprocess": plan.preprocess,
+            "precision": plan.key.precision,
+            "dtype": plan.key.dtype,
+            "patches": patches,
+            "format": plan.form,
+            "batch_size": batch_size,
+            "workers": workers,
+        }
+        report = extract_on_devices(several, arguments, shard=shard, total=len(plan.pending), progress=progress)
+        joined = _finish(plan, report.failures) or report.store
+        remember_last_store(folder, joined)
+        return replace(report, store=joined, seconds=time.perf_counter() - begin)
     outcome = Outcome()
     if len(plan.pending):
         outcome = _compute(plan, device, batch_size, workers, progress)

@@ -20,10 +20,16 @@ from featcache.store import NO_ROW, FeatureStore, is_store, open_forms
 if TYPE_CHECKING:
     from featcache.extraction.plan import Plan
 
-__all__ = ["Shard", "checked_shard", "refuse_packed", "rows_there", "shard_notes", "shards_of_rows"]
+__all__ = ["PACKED_LATER", "Shard", "checked_shard", "refuse_packed", "rows_there", "shard_notes", "shards_of_rows"]
 
 Shard = tuple[int, int]
 """(i, n): the i-th of n shards, counted from 1."""
+
+PACKED_LATER = (
+    "Shards leave their rows in Zarr segments: run the same command once without --shard to pack them into the HDF5 "
+    "file."
+)
+"""What ``--format hdf5`` means for a shard."""
 
 _RUN = 64
 """Rows of an array of pictures that stay together: such a file may be the whole dataset."""
@@ -140,10 +146,7 @@ def shard_notes(plan: Plan) -> tuple[str, ...]:
     """What the user of a shard should know."""
     if plan.shard is None or plan.form != "hdf5":
         return ()
-    return (
-        "Shards leave their rows in Zarr segments: run the same command once without --shard to pack them into the "
-        "HDF5 file.",
-    )
+    return (PACKED_LATER,)
 
 
 def refuse_packed(plan: Plan) -> None:
