@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,14 @@ import pytest
 import featcache
 from featcache.datasets import Dataset
 from featcache.errors import ConfigurationError
+from featcache.exchange import merge
 from featcache.extraction.sharding import checked_shard, shards_of_rows
 from featcache.records import Selector
 from featcache.store import FeatureStore, store_paths, verify_store
 from tests.conftest import WriteImages
+
+Shell = Callable[..., "subprocess.CompletedProcess[str]"]
+ROOT = Path(__file__).parents[2]
 
 
 def dataset_of(paths: list[str], selectors: list[Selector]) -> Dataset:
@@ -86,7 +92,7 @@ def test_a_stack_of_pictures_is_divided_and_unreadable_files_are_dealt_too() -> 
     assert shards_of_rows(dataset_of([], []), [], 4).shape == (0,)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 60])
+@pytest.mark.parametrize("count", [1, 5])
 def test_the_division_is_the_same_in_another_process(count: int) -> None:
     """Whatever the seed of its hashes."""
     code = (
@@ -98,7 +104,7 @@ def test_the_division_is_the_same_in_another_process(count: int) -> None:
         subprocess.run(
             [sys.executable, "-c", code, str(count)],
             env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
@@ -180,3 +186,64 @@ def test_shards_of_a_packed_store_add_segments_that_the_last_call_packs(image_fo
     last = featcache.extract("pixels", "folder", root=more, dataset_name="x")
     assert (last.rows, last.store) == (24, packed.store)
     assert verify_store(last.store) == []
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """Run a script by bash with this environment's ``featcache`` on the path."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "featcache").write_text(f'#!/bin/sh\nexec {sys.executable} -m featcache_cli.main "$@"\n')
+    (commands / "featcache").chmod(0o755)
+
+    def run(*command: str, **environment: object) -> subprocess.CompletedProcess[str]:
+        path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+        own = {**os.environ, "PATH": path, **{name: str(value) for name, value in environment.items()}}
+        return subprocess.run(["bash", *command], env=own, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    return run
+
+
+def test_the_shell_script_of_the_documentation_makes_the_unsharded_store(
+    image_folder: WriteImages, tmp_path: Path, home: Path, shell: Shell
+) -> None:
+    root = image_folder(20)
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- shell -->\n```sh\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    done = shell("-e", "-c", found[1], IMAGES=root)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mine / pixels: 60 rows, 60 computed, 0 reused, 0 failed") == 2
+    assert "mine / pixels: 120 rows, 0 computed, 120 reused, 0 failed" in done.stdout
+    alone = featcache.extract("pixels", "folder", root=root, home=tmp_path / "alone", dataset_name="mine")
+    (path,) = store_paths(home)
+    assert rows_by_id(FeatureStore(path)) == rows_by_id(FeatureStore(alone.store))
+    assert verify_store(path) == []
+
+
+def test_the_slurm_script_is_a_shard_a_task(image_folder: WriteImages, home: Path, shell: Shell) -> None:
+    script = str(ROOT / "examples" / "slurm_array.sh")
+    common = {"MODEL": "pixels", "DATASET": "folder", "ROOT": image_folder(2), "SHARDS": 2, "SLURM_ARRAY_TASK_COUNT": 1}
+    refused = shell(script, SLURM_ARRAY_TASK_ID=0, **common)
+    assert refused.returncode == 1
+    assert "counted from 1 to 2" in refused.stderr
+    done = shell(script, SLURM_ARRAY_TASK_ID=2, **common)
+    assert "6 rows, 6 computed" in done.stdout, done.stderr
+    last = shell(script, SLURM_ARRAY_TASK_ID=1, SHARD="all", **common)
+    assert "12 rows, 6 computed, 6 reused" in last.stdout, last.stderr
+    (path,) = store_paths(home)
+    assert verify_store(path) == []
+
+
+def test_shards_in_homes_of_their_own_are_merged(image_folder: WriteImages, tmp_path: Path) -> None:
+    root = image_folder(4)
+    (root / "train/dark/broken.png").write_bytes(b"no image")
+    options = {"root": root, "dataset_name": "x"}
+    parts = [
+        featcache.extract("pixels", "folder", shard=(number, 2), home=tmp_path / str(number), **options)  # type: ignore[arg-type]
+        for number in (1, 2)
+    ]
+    report = merge([FeatureStore(part.store) for part in parts], into=tmp_path / "both")
+    alone = featcache.extract("pixels", "folder", home=tmp_path / "alone", **options)  # type: ignore[arg-type]
+    assert rows_by_id(FeatureStore(report.store)) == rows_by_id(FeatureStore(alone.store))
+    assert FeatureStore(report.store).failures == alone.failures
