@@ -170,6 +170,7 @@ def extract(
             "batch_size": batch_size,
             "workers": workers,
         }
+        plan = replace(plan, encoder=None)  # each process loads its own
         report = extract_on_devices(several, arguments, shard=shard, total=len(plan.pending), progress=progress)
         joined = _finish(plan, report.failures) or report.store
         remember_last_store(folder, joined)

@@ -196,10 +196,11 @@ def _taken(lock: FileLock, note: Path, *, brief: bool) -> bool:
     except Timeout:
         return False
     owner = _owner(note)
-    if owner is None or owner.here:  # of this host and without its lock: it died
+    if owner is not None and owner.here:  # of this host and without its lock: it died
         note.unlink(missing_ok=True)
-        if _put_note(note, brief=brief):
-            return True
+        owner = None
+    if owner is None and _put_note(note, brief=brief):  # never removed unread: it may be that of another host by now
+        return True
     lock.release()
     return False
 
@@ -261,7 +262,8 @@ def _note_of(place: Path) -> Path:
 
 def _locked(what: str, owner: _Owner | None, note: Path, more: str = "") -> StoreLockedError:
     if owner is None:
-        return StoreLockedError(f"{what} is being written by another process{more}", remedy="Try again later.")
+        remedy = f"Try again later. If no process writes, remove {note}."
+        return StoreLockedError(f"{what} is being written by another process{more}", remedy=remedy)
     minutes = (time.time() - owner.since) / 60
     return StoreLockedError(
         f"{what} is being written by process {owner.pid} on {owner.host} since {minutes:.1f} minutes{more}",
