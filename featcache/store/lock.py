@@ -29,6 +29,9 @@ _PATIENCE = 120.0
 _POLL = 0.02
 """Seconds between two attempts."""
 
+_CLAIM = re.compile(r"\.(\d+of\d+)\.lock(\.json)?$")
+"""The end of the name of a shard's lock or note."""
+
 
 @contextlib.contextmanager
 def write_lock(store: Path) -> Iterator[None]:
@@ -46,6 +49,7 @@ def write_lock(store: Path) -> Iterator[None]:
     """
     with _held(_lock_file(store), str(store), brief=True, patience=0.0):
         refuse_live_shards(store)
+        _remove_claims(store)  # of the dead: the others come only while this lock is free
         _lasts(_note_of(_lock_file(store)))
         yield
 
@@ -111,6 +115,12 @@ def refuse_live_shards(store: Path) -> None:
         raise _locked(f"{store}, shard {name.replace('of', '/')},", owner, _note_of(_claim_file(store, name)), more)
 
 
+def _remove_claims(store: Path) -> None:
+    for file in store.parent.glob(f".{store.name}.*of*.lock*"):
+        if _CLAIM.search(file.name):
+            file.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Owner:
     """What a note says."""
@@ -144,7 +154,7 @@ def _live_shards(store: Path) -> dict[str, _Owner | None]:
     """Claims that are held, ``<i>of<n>`` to owner. Notes of dead owners are left to the next claim."""
     live = {}
     for place in store.parent.glob(f".{store.name}.*of*.lock*"):
-        found = re.fullmatch(rf"\.{re.escape(store.name)}\.(\d+of\d+)\.lock(\.json)?", place.name)
+        found = _CLAIM.search(place.name)
         if found is None or found[1] in live:
             continue
         claim = _claim_file(store, found[1])

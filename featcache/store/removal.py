@@ -43,7 +43,6 @@ def discard_group(store: Path) -> None:
 
 
 def remove_locks(store: Path) -> None:
-    """Remove the files of the locks of a store that is gone, those of dead shards too."""
-    for pattern in (f".{store.name}.lock*", f".{store.name}.*of*.lock*"):
-        for file in store.parent.glob(pattern):
-            file.unlink(missing_ok=True)
+    """Remove the files of the lock of a store that is gone."""
+    for file in store.parent.glob(f".{store.name}.lock*"):
+        file.unlink(missing_ok=True)
