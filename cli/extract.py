@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     help="keep: store the decoded, resized 8-bit pixels, so that a later model need not decode.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be computed, stored and how long it takes; do nothing.")
+@click.option("--shard", help="i/n: only the rows of the i-th of n shards, i from 1 (docs/scaling.md).")
+@click.option("--devices", help="One process each: 0,1 (CUDA devices) or cpu,cpu.")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although images were quarantined.")
 @json_option
 def extract(models: tuple[str, ...], dry_run: bool, allow_failures: bool, as_json: bool, **options: Any) -> None:

@@ -22,12 +22,13 @@ from featcache.extraction.jobs import Job
 from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.pipeline import Stream, run_pipeline
-from featcache.extraction.plan import Plan, forget_weights, missing_rows, union_of
+from featcache.extraction.plan import Plan, forget_weights, union_of
+from featcache.extraction.sharding import refuse_packed
 from featcache.extraction.sinks import Target
 from featcache.imaging import Preprocess
 from featcache.models import Encoder, load_encoder
 from featcache.records import Progress
-from featcache.store import TOKENS, form_of, open_forms, open_writer, unpack
+from featcache.store import TOKENS, form_of, open_writer, unpack
 
 __all__ = ["compute", "existing_folder", "load_planned"]
 
@@ -119,6 +120,7 @@ def _keeping(
                 arrays={"pixels": (3, recipe.crop, recipe.crop)},
                 planned_rows=len(plan.dataset.samples),
                 provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), "form": "zarr"},
+                shard=plan.shard,
             )
         )
         targets[recipe] = Target(writer, {"pixels": "pixels"}, missing)
@@ -144,10 +146,10 @@ def load_planned(plan: Plan, device: str) -> Encoder:
 
 
 def _ranks(plan: Plan) -> dict[int, int]:
-    """Place of each row among the rows that have features of their own: the first of each digest."""
+    """Place of each row among the plan's rows that have features of their own: the first of each digest."""
     first: dict[bytes, int] = {}
     for row, digest in enumerate(plan.digests):
-        if digest is not None:
+        if digest is not None and (plan.own is None or plan.own[row]):
             first.setdefault(digest, row)
     return {row: rank for rank, row in enumerate(first.values())}
 
@@ -157,6 +159,7 @@ def _open_families(
 ) -> tuple[dict[str, NDArray[np.int64]], dict[str, Any]]:
     """What each family lacks and its writer, by family. Once they are open nobody else writes."""
     if plan.form == "zarr" and form_of(plan.store) == "hdf5" and not (plan.store / "zarr.json").is_file():
+        refuse_packed(plan)
         unpack(plan.store)
     samples = plan.dataset.samples
     volumes = Counter(path for path, text in zip(samples["path"], samples["selector"], strict=True) if "index" in text)
@@ -164,10 +167,11 @@ def _open_families(
         "planned_rows": len(samples),
         "together": max(volumes.values(), default=1),
         "provenance": {**_provenance(plan, device, batch_size), "form": plan.form},
+        "shard": plan.shard,
     }
     writers = {"vectors": opened.enter_context(open_writer(plan.folder, plan.key, arrays=encoder.arrays, **facts))}
     # Another process may have committed some of the rows while this one waited or loaded weights.
-    missing = missing_rows(plan.digests, open_forms(plan.store, plan.form), tuple(plan.missing))
+    missing = plan.still_missing()
     for family in missing:
         if family != "vectors":
             own = open_writer(plan.folder, plan.key, arrays={TOKENS: encoder.patches or ()}, family=family, **facts)

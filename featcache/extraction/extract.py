@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,9 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction.computing import compute
 from featcache.extraction.outcome import ADVICE, Outcome
-from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples
+from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, union_of
+from featcache.extraction.several_devices import extract_on_devices, listed_devices
+from featcache.extraction.sharding import Shard, checked_shard, rows_there, shard_notes
 from featcache.imaging import Preprocess
 from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
@@ -20,7 +23,6 @@ from featcache.store import (
     StoreFormat,
     find_home,
     finish_session,
-    is_store,
     packed_path,
     remember_last_store,
     seal,
@@ -47,6 +49,8 @@ def extract(
     pixels: Literal["drop", "keep"] = "drop",
     batch_size: int | None = None,
     workers: int | None = None,
+    devices: str | Sequence[str] | None = None,
+    shard: str | Shard | None = None,
     progress: Callable[[Progress], None] | None = None,
     registry_name: str | None = None,
     **dataset_options: Any,
@@ -88,6 +92,12 @@ def extract(
         Images a batch; default by device.
     workers
         Reading processes; default the number of processors, at most 32.
+    devices
+        One process each, instead of ``device``: ``"0,1"`` or ``["cuda:0", "cuda:1"]``. What a script calls with it
+        must be below ``if __name__ == "__main__":``.
+    shard
+        ``"i/n"`` or (i, n), i from 1 to n: only the rows of the i-th of n shards. Others may write to the same store
+        at the same time (docs/scaling.md).
     progress
         Called after each batch.
     registry_name
@@ -119,6 +129,8 @@ def extract_models(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    devices: str | Sequence[str] | None = None,
+    shard: str | Shard | None = None,
     progress: Callable[[Progress], None] | None = None,
     registry_name: str | None = None,
     preprocess: str | Preprocess = "model",
@@ -138,7 +150,7 @@ def extract_models(
         As ``model`` of :func:`extract`; each gets a store of its own.
     weights
         With one model only.
-    dataset, root, home, device, batch_size, workers, progress, registry_name
+    dataset, root, home, device, batch_size, workers, devices, shard, progress, registry_name
         See :func:`extract`.
     preprocess, image_size, precision, dtype, patches, format, pixels, **dataset_options
         See :func:`extract`; they hold for all models.
@@ -165,6 +177,13 @@ def extract_models(
     specs = [resolve_model(model) for model in models]
     if registry_name is None:
         registry_name = portable_name(dataset) if isinstance(dataset, str) else dataset.name
+    shard = None if shard is None else checked_shard(shard)
+    several = listed_devices(devices)
+    if several and device != "auto":
+        raise ConfigurationError(
+            f"both device {device!r} and devices {devices!r} are given", remedy="Give one of them."
+        )
+    device = several[0] if several else device
     folder = find_home(home)
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
     recorded = record_samples(loaded, folder / loaded.name, registry_name)
@@ -183,9 +202,34 @@ def extract_models(
             patches=patches,
             format=format,
             recorded=recorded,
+            shard=shard,
         )
         for spec in specs
     ]
+    if len(several) > 1 and any(len(plan.pending) for plan in plans):
+        plans = [replace(plan, encoder=None) for plan in plans]  # each process loads its own
+        arguments: dict[str, Any] = {
+            "models": tuple(models),
+            "dataset": loaded,
+            "registry_name": registry_name,
+            "home": folder,
+            "weights": weights,
+            "preprocess": preprocess,
+            "image_size": image_size,
+            "precision": _one_precision(plans),
+            "dtype": dtype,
+            "patches": patches,
+            "format": format,
+            "pixels": pixels,
+            "batch_size": batch_size,
+            "workers": workers,
+        }
+        total = len(union_of({plan.spec.name: plan.pending for plan in plans}))
+        parts = extract_on_devices(several, arguments, shard=shard, total=total, progress=progress)
+        joined = [_finish(plan, part.failures) or part.store for plan, part in zip(plans, parts, strict=True)]
+        remember_last_store(folder, joined[-1])
+        seconds = time.perf_counter() - begin
+        return tuple(replace(part, store=store, seconds=seconds) for part, store in zip(parts, joined, strict=True))
     outcomes = {plan.store: Outcome() for plan in plans}
     pending = [plan for plan in plans if len(plan.pending)]
     if pending:
@@ -209,15 +253,28 @@ def extract_models(
     return tuple(reports)
 
 
+def _one_precision(plans: Sequence[Plan]) -> str:
+    """The precision of all plans: every process must compute in it, whatever its device."""
+    found = {plan.key.precision for plan in plans}
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"the stores of these models continue in {' and '.join(sorted(found))}",
+            remedy="Extract them one after the other, or give --precision.",
+        )
+    return found.pop()
+
+
 def _finish(plan: Plan, failures: tuple[Failure, ...]) -> Path | None:
     """Leave the store in its form with the list of failures in it; None if there is no store."""
     has_group = (plan.store / "zarr.json").is_file()
     packed = packed_path(plan.store)
     if has_group:
         finish_session(plan.store)
-        write_quarantine(plan.store, failures)
-    if plan.form == "zarr":
+        write_quarantine(plan.store, failures, others=plan.ids_of_others())
+    if plan.form == "zarr" or (plan.shard is not None and has_group):
         return plan.store if has_group else None
+    if plan.shard is not None:
+        return packed if packed.is_file() else None
     if has_group or (packed.is_file() and FeatureStore(packed).failures != failures):
         return seal(plan.store, failures)
     return packed if packed.is_file() else None
@@ -240,9 +297,8 @@ def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
 def _report(
     plan: Plan, store: Path, outcome: Outcome, failures: tuple[Failure, ...], *, seconds: float
 ) -> ExtractionReport:
-    all_there = not len(plan.pending) and not failures
-    rows = len(plan.digests) if all_there else len(FeatureStore(store)) if is_store(store) else 0
-    notes = list(plan.notes)
+    rows = rows_there(plan, store, all_there=not len(plan.pending) and not failures)
+    notes = [*plan.notes, *shard_notes(plan)]
     if outcome.constant:
         shown = ", ".join(outcome.constant[:3])
         notes.append(f"{len(outcome.constant)} images have no contrast (all pixels equal), for example {shown}.")
