@@ -13,9 +13,16 @@ from typing import Any, Literal
 
 from featcache.errors import ConfigurationError, ProbeError
 from featcache.evaluation.fitting import Request, fit
-from featcache.evaluation.rows import Pool, Rows, chosen_task, data_digest, fraction_of, select_rows
+from featcache.evaluation.rows import Rows, chosen_task, data_digest, fraction_of, select_rows
 from featcache.evaluation.scoring import Scoring, Thresholds, score_run
 from featcache.evaluation.shots import few_shot_runs, read_episodes
+from featcache.evaluation.volumes import (
+    CROSS_VALIDATED,
+    chosen_folds,
+    chosen_pools,
+    cross_validate_volumes,
+    fit_volumes,
+)
 from featcache.metrics import DEFAULT_METRICS, undefined_classes
 from featcache.probes import PROBES
 from featcache.records import ProbeRun, Result, Task
@@ -35,7 +42,7 @@ class _Question:
     probe: str
     features: str | None
     split: str
-    pool: Pool | None
+    pool: Any
     where: str | None
     train_fraction: tuple[float, ...]
     seed: int
@@ -50,7 +57,7 @@ def probe(
     task: str | None = None,
     labels: Sequence[str] | None = None,
     features: str | None = None,
-    pool: Pool | None = None,
+    pool: str | Sequence[str] | None = None,
     split: str = "test",
     where: str | None = None,
     train_fraction: float | Sequence[float] = 1.0,
@@ -70,7 +77,7 @@ def probe(
     Parameters
     ----------
     name
-        ``knn``, ``mlknn``, ``logistic``, ``ridge``, ``linear`` or ``fewshot``.
+        ``knn``, ``mlknn``, ``logistic``, ``ridge``, ``linear``, ``fewshot`` or ``volume``.
     store
         A store, or its path.
     task
@@ -81,7 +88,8 @@ def probe(
         ``cls``, ``patch_mean``, ``cls+patch_mean``, ``layers:4`` …; default ``cls``, and for ``linear`` all blocks that
         its protocol combines.
     pool
-        ``mean``, ``max`` or ``median``: slices of a volume become one row.
+        ``mean``, ``max`` or ``median``: slices of a volume become one row. Of ``volume`` the heads to compare, also
+        ``attention``, which learns the weights of the slices; default ``("attention", "mean", "max")``.
     split
         The split to score. ``knn`` learns from train; ``mlknn`` from train and val; the others choose a setting on
         val (or on a part of train) and refit on train + val.
@@ -108,7 +116,8 @@ def probe(
     **parameters
         Of the probe's estimator: ``k``, ``temperature``, ``standardize`` for ``knn`` (and, for its low-shot form,
         ``n_per_class`` and ``n_tries``); ``C`` for ``logistic`` …; of ``fewshot`` also ``protocol`` (``random``,
-        ``study``) and ``episodes``, a file of episodes to replay.
+        ``study``) and ``episodes``, a file of episodes to replay; of ``volume`` also ``folds``: so many for a
+        cross-validation by patient over all splits, 0 for the splits; default 5 where the data give no split.
 
     Returns
     -------
@@ -136,8 +145,19 @@ def probe(
         parameters["episodes"] = read_episodes(parameters["episodes"])
     fractions = (train_fraction,) if isinstance(train_fraction, int | float) else tuple(train_fraction)
     scoring = Scoring(tuple(metrics), n_bootstrap, interval, seed, tuple(by), thresholds)
-    question = _Question(name, features, split, pool, where, fractions, seed, dict(parameters), scoring)
-    parts = {part: select_rows(opened, answered, part, where=where, pool=pool) for part in ("train", "val", split)}
+    pooling, folds = chosen_pools(name, pool), 0
+    if name == "volume":
+        folds = parameters["folds"] = chosen_folds(opened, parameters.get("folds"))
+        if folds:
+            split = CROSS_VALIDATED
+    question = _Question(name, features, split, pooling, where, fractions, seed, dict(parameters), scoring)
+    if folds:
+        parts = {split: select_rows(opened, answered, None, where=where, volumes=True)}
+    else:
+        parts = {
+            part: select_rows(opened, answered, part, where=where, volumes=pooling is not None)
+            for part in ("train", "val", split)
+        }
     _refuse_empty(opened, answered, parts, split)
     overlap = _overlap_notes(opened, parts, allow_patient_overlap)
     mark = fingerprint(
@@ -167,8 +187,7 @@ def probe(
         config={
             **_config(question),
             "resampled": "rows" if target.groups is None else "patients",
-            "n_train": len(parts["train"]),
-            "n_val": len(parts["val"]),
+            **{f"n_{part}": len(parts[part]) for part in ("train", "val") if part in parts},
             **settings,
         },
         runs=tuple(runs),
@@ -194,6 +213,8 @@ def _answer(
     settings: dict[str, Any] = {}
     episodes: Mapping[str, Any] | None = None
     request = Request(store, question.features, question.pool, len(task.classes), question.seed, question.parameters)
+    if question.probe == "volume":
+        return _answer_volumes(request, task, question, parts)
     scored, val = parts[question.split], parts["val"]
     want_val = question.scoring.thresholds != "half" and task.type == "multilabel"
     for fraction in question.train_fraction:
@@ -227,6 +248,36 @@ def _answer(
     return runs, settings, notes, episodes
 
 
+def _answer_volumes(
+    request: Request, task: Task, question: _Question, parts: Mapping[str, Rows]
+) -> tuple[list[ProbeRun], dict[str, Any], list[str], None]:
+    """The heads of volumes, one run each."""
+    if question.train_fraction != (1.0,):
+        raise ConfigurationError("probe 'volume' takes no training fraction", remedy="Leave it out.")
+    parameters = dict(request.parameters)
+    folds, scored = parameters.pop("folds"), parts[question.split]
+    request = request.replaced(parameters)
+    if folds:
+        fitted = cross_validate_volumes(request, question.pool, scored, folds)
+    else:
+        val = parts["val"]
+        unseen = val.take(val.starts[:0]) if question.split == "val" else val
+        fitted = fit_volumes(request, question.pool, {"train": parts["train"], "val": unseen, "scored": scored})
+    runs = [
+        score_run(
+            scored,
+            scores,
+            chosen,
+            split=question.split,
+            classes=task.classes,
+            scoring=question.scoring,
+            on_val=fitted.on_val.get(place),
+        )
+        for place, (chosen, scores) in enumerate(fitted.runs)
+    ]
+    return runs, {"folds": folds, **fitted.settings}, list(fitted.notes), None
+
+
 def _config(question: _Question) -> dict[str, Any]:
     """What was asked, flat, with what is not used left out."""
     scoring = asdict(question.scoring)
@@ -248,7 +299,7 @@ def _config(question: _Question) -> dict[str, Any]:
 
 def _refuse_empty(store: FeatureStore, task: Task, parts: Mapping[str, Rows], split: str) -> None:
     for name in ("train", split):
-        if len(parts[name]) == 0:
+        if name in parts and len(parts[name]) == 0:
             counts = store.samples["split"].value_counts(dropna=False).to_dict()
             raise ProbeError(
                 f"dataset {store.dataset}: no rows with a label for task {task.name!r} in split {name!r}",

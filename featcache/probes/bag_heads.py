@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from featcache.probes.bags import BagPool, Bags
 from featcache.probes.gated_attention import Parameters, attend, attention_gradient, initial_attention
 
-__all__ = ["BagHeads", "bag_losses"]
+__all__ = ["BagHeads", "bag_losses", "bag_scores"]
 
 Singles: TypeAlias = NDArray[np.float32]
 
@@ -106,7 +106,8 @@ class BagHeads:
     def _adam(self, gradient: Parameters) -> None:
         self._steps += 1
         one, two = _MOMENTS
-        for name, value in self.parameters.items():
+        for name in self.parameters:
+            value = self.parameters[name]
             first, second, slope = self._first[name], self._second[name], gradient[name]
             first += (1 - one) * (slope - first)
             second += (1 - two) * (slope * slope - second)

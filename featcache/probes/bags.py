@@ -50,7 +50,7 @@ class Bags:
         Parameters
         ----------
         X
-            One array of slices for each volume, in the order of the slices.
+            One array of slices for each volume, in the order of the slices; a vector is a volume of one slice.
         name
             What a message calls them.
         n_features
@@ -66,7 +66,7 @@ class Bags:
         >>> Bags.check([[[1, 2]], [[3, 4], [5, 6]]]).sizes.tolist()
         [1, 2]
         """
-        given = [np.asarray(bag) for bag in X]
+        given = [np.atleast_2d(bag) for bag in X]
         wrong = [place for place, bag in enumerate(given) if bag.ndim != 2 or 0 in bag.shape]
         if not given or wrong or len({bag.shape[1] for bag in given}) > 1:
             shapes = [bag.shape for bag in ([given[place] for place in wrong] or given)[:5]]
@@ -87,7 +87,7 @@ class Bags:
     def pooled(self, pool: BagPool) -> Singles:
         """(B, D) mean, maximum or median of each bag."""
         if pool == "max":
-            return np.maximum.reduceat(self.rows, self.starts, axis=0)
+            return np.asarray(np.maximum.reduceat(self.rows, self.starts, axis=0))
         if pool == "median":
             return np.stack([np.median(part, axis=0) for part in np.split(self.rows, self.starts[1:])])
         sums = np.add.reduceat(self.rows, self.starts, axis=0, dtype=np.float64)
@@ -109,4 +109,5 @@ def position_waves(share: ArrayLike) -> Singles:
     [[0.0, -1.41, -0.0, 1.41]]
     """
     angle = np.pi * np.asarray(share, dtype=np.float64)[:, None] * np.arange(1, POSITION_WAVES + 1)
-    return (np.sqrt(2) * np.cos(angle)).astype(np.float32)
+    waves: Singles = (np.sqrt(2) * np.cos(angle)).astype(np.float32)
+    return waves

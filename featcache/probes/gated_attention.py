@@ -88,7 +88,9 @@ def attend(bags: Bags, parameters: Parameters) -> Attention:
     weights = power / np.add.reduceat(power, bags.starts, axis=0)[owner]
     spread = np.zeros((n_models, len(bags), len(owner)), dtype=np.float32)
     spread[:, owner, np.arange(len(owner))] = weights.T
-    return Attention((spread.reshape(-1, len(owner)) @ bags.rows).reshape(n_models, len(bags), width), weights, tanh, gate)
+    return Attention(
+        (spread.reshape(-1, len(owner)) @ bags.rows).reshape(n_models, len(bags), width), weights, tanh, gate
+    )
 
 
 def attention_gradient(bags: Bags, parameters: Parameters, passed: Attention, outer: Singles) -> Parameters:

@@ -54,7 +54,9 @@ class VolumeProbe(Parameters):
     lr_, epochs_ : float, int
         What was chosen.
     val_losses_ : (n_epochs, n_learning_rates) float64
-        Log loss on the rows that they were chosen on.
+        Log loss on the volumes that they were chosen on.
+    val_scores_ : (B_val, C) float64
+        Scores of these volumes by the head that was chosen, which has not learnt from them.
     classes_ : (C,) int64
         Columns of the scores.
     multilabel_ : bool
@@ -85,12 +87,15 @@ class VolumeProbe(Parameters):
     [0, 1, 0, 1]
     """
 
+    lr_: float
+    epochs_: int
+
     def __init__(
         self,
         pool: BagPool = "attention",
         *,
         position: bool = False,
-        hidden: int = 128,
+        hidden: int = 64,
         learning_rates: Sequence[float] = (1e-4, 3e-4, 1e-3),
         epochs: int = 50,
         patience: int = 10,
@@ -163,8 +168,8 @@ class VolumeProbe(Parameters):
         self.multilabel_, self.classes_ = targets.ndim == 2, np.arange(count)
         self._choose(fitted, fitted_y, held, held_y)
         self.selection_ = (
-            f"lr = {self.lr_:g} of {len(self.learning_rates)} and {self.epochs_} epochs of at most {self.epochs} by log "
-            f"loss on {where} ({len(held)} volumes); trained again on all {len(bags)} volumes."
+            f"lr = {self.lr_:g} of {len(self.learning_rates)} and {self.epochs_} epochs of at most {self.epochs} by "
+            f"log loss on {where} ({len(held)} volumes); trained again on all {len(bags)} volumes."
         )
         self.mean_, self.scale_ = column_moments(bags.rows)
         whole = self._prepared(bags)
@@ -202,19 +207,23 @@ class VolumeProbe(Parameters):
         return np.split(self._heads.attention(bags)[:, 0], bags.starts[1:])
 
     def _choose(self, fitted: Bags, y: NDArray[Any], held: Bags, held_y: NDArray[Any]) -> None:
-        """Set ``lr_``, ``epochs_`` and ``val_losses_``."""
+        """Set ``lr_``, ``epochs_``, ``val_losses_`` and ``val_scores_``."""
         self.mean_, self.scale_ = column_moments(fitted.rows)
         fitted, held = self._prepared(fitted), self._prepared(held)
         heads = self._new_heads(fitted.rows.shape[1], tuple(self.learning_rates))
         losses: list[NDArray[np.float64]] = []
         for epoch in range(self.epochs):
             heads.epoch(fitted, y, self.batch)
-            losses.append(bag_losses(heads.logits(held), held_y, multilabel=self.multilabel_))
+            logits = heads.logits(held)
+            losses.append(bag_losses(logits, held_y, multilabel=self.multilabel_))
+            if np.argmin(np.min(losses, axis=1)) == epoch:
+                self.val_scores_ = bag_scores(logits[int(np.argmin(losses[-1]))], multilabel=self.multilabel_)
             if epoch - int(np.argmin(np.min(losses, axis=1))) >= self.patience:
                 break
         self.val_losses_ = np.array(losses)
-        best, rate = np.unravel_index(np.argmin(self.val_losses_), self.val_losses_.shape)
-        self.epochs_, self.lr_ = int(best) + 1, float(self.learning_rates[int(rate)])
+        best, rate = divmod(int(self.val_losses_.argmin()), self.val_losses_.shape[1])
+        self.epochs_ = best + 1
+        self.lr_ = float(self.learning_rates[rate])
 
     def _new_heads(self, width: int, rates: Sequence[float]) -> BagHeads:
         return BagHeads(
