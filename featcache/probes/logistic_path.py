@@ -14,6 +14,7 @@ from featcache.probes.base import check_rows, check_targets, row_blocks
 from featcache.probes.columns import solve_grid
 from featcache.probes.eigenbasis import eigenbasis, moments
 from featcache.probes.losses import ClassWeight, Loss, SigmoidLoss, SoftmaxLoss
+from featcache.probes.parameters import Parameters, not_fitted
 from featcache.probes.targets import what_is_missing
 
 __all__ = ["DEFAULT_C", "LinearPath", "LogisticSweep", "fit_logistic"]
@@ -127,7 +128,7 @@ def fit_logistic(
     return LinearPath(coef, intercept, mean, basis.scale, passes, done)
 
 
-class LogisticSweep:
+class LogisticSweep(Parameters):
     """L2-regularised logistic regression for a whole grid of C and all labels or classes at once.
 
     Each model minimises scikit-learn's objective, ``C * sum(loss) + 0.5 * |w|^2``, the intercept not penalised.
@@ -246,7 +247,7 @@ class LogisticSweep:
             If the features are invalid or the sweep is not fitted.
         """
         if not hasattr(self, "coef_"):
-            raise ProbeError("the sweep is not fitted", remedy="Call fit(X, Y) first.")
+            raise not_fitted("the sweep")
         features = check_rows(X, n_features=self.n_features_in_)
         found = self._path.logits(features)
         return found if np.array_equal(self._where, np.arange(len(found))) else found[self._where]

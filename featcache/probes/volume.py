@@ -13,7 +13,7 @@ from featcache.probes.bag_heads import BagHeads, bag_losses, bag_scores
 from featcache.probes.bags import BagPool, Bags
 from featcache.probes.base import check_targets, column_moments
 from featcache.probes.holdout import hold_out
-from featcache.probes.parameters import Parameters
+from featcache.probes.parameters import Parameters, not_fitted
 from featcache.probes.targets import what_is_missing
 
 __all__ = ["VolumeProbe"]
@@ -246,7 +246,7 @@ class VolumeProbe(Parameters):
 
     def _fitted(self) -> Self:
         if not hasattr(self, "notes_"):
-            raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
+            raise not_fitted()
         return self
 
     def _check_settings(self) -> None:
