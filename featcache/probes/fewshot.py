@@ -312,21 +312,21 @@ class FewShot(Parameters):
             index[place, : len(support)] = support
         real = (index >= 0)[:, :, None]
         # Advanced indexing copies, so that the rest can be in place: this is where the time of small heads goes.
-        Z = features[index].astype(np.float64)
+        Z = features[index]
         if self.normalize != "l2":
-            Z -= self.origin_
+            Z -= self.origin_.astype(np.float32)
         ragged = not real.all()
         if ragged:
             Z *= real
         if self.normalize == "cl2":
-            center = (Z.sum(axis=1) / real.sum(axis=1)).astype(np.float32)
+            center = (Z.sum(axis=1, dtype=np.float64) / real.sum(axis=1)).astype(np.float32)
             self.center_[shot, episodes] = center
             Z -= center[:, None, :]
             if ragged:
                 Z *= real
         if self.normalize != "none":
             length = np.sqrt(np.einsum("bnd,bnd->bn", Z, Z))[:, :, None]
-            Z /= np.where(length > 0, length, 1.0)
+            Z /= np.where(length > 0, length, np.float32(1))
         Y = indicator[index]
         known = real & ~np.isnan(Y)
         return Z, np.where(known, Y, 0.0), known
@@ -349,7 +349,7 @@ class FewShot(Parameters):
         Z, Y, known = self._supports(shot, episodes, features, indicator)
         if self.head == "knn":
             return 0
-        K, stopped = Z @ np.swapaxes(Z, 1, 2), 0
+        K, stopped = (Z @ np.swapaxes(Z, 1, 2)).astype(np.float64), 0
         if self.head == "centroid":
             A, b = centroid_head(K, Y, known, multilabel=self.multilabel_)
         elif self.head == "ridge":
@@ -360,7 +360,7 @@ class FewShot(Parameters):
         b = np.where(never, -np.inf, b)
         if self.multilabel_:
             b = np.where(always, np.inf, b)
-        self.coef_[shot, episodes] = np.swapaxes(A, 1, 2) @ Z
+        self.coef_[shot, episodes] = np.swapaxes(A, 1, 2).astype(np.float32) @ Z
         self.intercept_[shot, episodes] = b
         return stopped
 
