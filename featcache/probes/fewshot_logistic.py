@@ -233,7 +233,8 @@ class _Problem:
             if not failed.any():
                 break
             length = np.where(failed, length / 2, length)
-        return np.asarray(np.where(failed, 0.0, length)[:, None, None])
+        taken: Floats = np.where(failed, 0.0, length)[:, None, None]
+        return taken
 
     def _seen(self, logits: Floats) -> Floats:
         """Without the classes that have no rows."""
@@ -263,4 +264,5 @@ class _Problem:
 def _dot(left: NDArray[np.floating], right: NDArray[np.floating]) -> Floats:
     """(B,) inner products; einsum over the two axes as one is several times faster."""
     n = left.shape[1] * left.shape[2]
-    return np.vecdot(left.reshape(-1, n), right.reshape(-1, n)).astype(np.float64)
+    dot: Floats = np.vecdot(left.reshape(-1, n), right.reshape(-1, n)).astype(np.float64)
+    return dot
