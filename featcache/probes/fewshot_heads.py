@@ -113,8 +113,7 @@ def ridge_head(K: Floats, Y: Floats, known: Mask, *, alpha: float) -> tuple[Floa
 def _solved(K: Floats, T: Floats) -> Floats:
     """(B, n, m) solutions of positive definite systems: by Cholesky where they are large, half the work of LU."""
     if K.shape[1] < _LARGE:
-        small: Floats = np.linalg.solve(K, T)
-        return small
+        return np.asarray(np.linalg.solve(K, T), dtype=np.float64)
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
     A = np.empty_like(T)
