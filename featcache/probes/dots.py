@@ -1,0 +1,67 @@
+"""Float64 dot products of chosen pairs of float32 rows, compiled. Importing this loads numba."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["dot_pairs"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _compiled(function: F) -> F:
+    """Compile; the sum may be split into lanes, in the same way for each pair.
+
+    numba looks for a folder that it may write to when it decorates, and raises if there is none.
+    """
+    options = {"nogil": True, "fastmath": {"reassoc", "contract"}}
+    try:
+        found: F = numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        found = numba.njit(**options)(function)
+    return found
+
+
+@_compiled
+def dot_pairs(
+    rows: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    query: NDArray[np.int64],
+    row: NDArray[np.int64],
+    first: int,
+    last: int,
+    found: NDArray[np.float64],
+) -> None:
+    """Write ``queries[query[i]] . rows[row[i]]`` to ``found[i]`` for i from ``first`` to ``last``.
+
+    Nothing is gathered: each row is read where it lies, and pairs of one query should be side by side.
+
+    Parameters
+    ----------
+    rows, queries
+        (n, D) and (m, D) float32.
+    query, row
+        (p,) the pairs.
+    first, last
+        Which of them.
+    found
+        (p,) float64.
+    """
+    width = rows.shape[1]
+    wide = np.empty(width)
+    held = -1
+    for pair in range(first, last):
+        if query[pair] != held:
+            held = query[pair]
+            for column in range(width):
+                wide[column] = queries[held, column]
+        other = rows[row[pair]]
+        total = 0.0
+        for column in range(width):
+            total += wide[column] * np.float64(other[column])
+        found[pair] = total
