@@ -86,7 +86,14 @@ def probe() -> None:
 @click.option("--n-per-class", type=click.IntRange(min=1), help="Low-shot: learn from so many images a class.")
 @click.option("--n-tries", type=click.IntRange(min=1), help="Low-shot: draws of these images; their mean is given [5].")
 @click.option(
-    "--index", type=click.Choice(["flat", "ivf"]), help="ivf: approximate, its measured recall is noted [flat]."
+    "--algorithm",
+    type=click.Choice(["auto", "faiss", "bf16", "float64"]),
+    help="How the exact neighbours are found; the result is the same. auto: faiss, or a screen where it repays [auto].",
+)
+@click.option(
+    "--index",
+    type=click.Choice(["flat", "ivf", "hnsw"]),
+    help="ivf, hnsw: approximate; the measured recall is noted [flat].",
 )
 @_probe_options
 def knn(**options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["dot_pairs"]
 
+_log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -19,11 +21,12 @@ def _compiled(function: F) -> F:
 
     numba looks for a folder that it may write to when it decorates, and raises if there is none.
     """
-    options = {"nogil": True, "fastmath": {"reassoc", "contract"}}
+    lanes = {"reassoc", "contract"}
     try:
-        found: F = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        found = numba.njit(**options)(function)
+        found: F = numba.njit(cache=True, nogil=True, fastmath=lanes)(function)
+    except RuntimeError as error:
+        _log.info("compiled code is not kept between runs: %s; NUMBA_CACHE_DIR can name a folder", error)
+        found = numba.njit(nogil=True, fastmath=lanes)(function)
     return found
 
 
@@ -33,11 +36,9 @@ def dot_pairs(
     queries: NDArray[np.float32],
     query: NDArray[np.int64],
     row: NDArray[np.int64],
-    first: int,
-    last: int,
     found: NDArray[np.float64],
 ) -> None:
-    """Write ``queries[query[i]] . rows[row[i]]`` to ``found[i]`` for i from ``first`` to ``last``.
+    """Write ``queries[query[i]] . rows[row[i]]`` to ``found[i]``.
 
     Nothing is gathered: each row is read where it lies, and pairs of one query should be side by side.
 
@@ -47,15 +48,13 @@ def dot_pairs(
         (n, D) and (m, D) float32.
     query, row
         (p,) the pairs.
-    first, last
-        Which of them.
     found
         (p,) float64.
     """
     width = rows.shape[1]
     wide = np.empty(width)
     held = -1
-    for pair in range(first, last):
+    for pair in range(len(query)):
         if query[pair] != held:
             held = query[pair]
             for column in range(width):

@@ -163,6 +163,12 @@ class ExactKNN(Parameters):
         with faiss_threads(self.threads):
             found = self._exact(queries) if self.index == "flat" else self._approximate(queries)
         self.n_near_ties_ = int(found.near_ties.sum())
+        if self.index == "flat":
+            self.notes_ = (
+                f"Neighbours are exact: the float64 ranking, found by {self.algorithm_}, {self.n_scanned_} of "
+                f"{len(found.index)} queries by a full scan. A float32 search may swap {self.n_near_ties_} of "
+                f"{found.index.size} places, whose similarities differ by less than {NEAR_TIE:g}.",
+            )
         return found.similarity.astype(np.float32), found.index
 
     def _exact(self, queries: Rows) -> Ranking:

@@ -201,9 +201,8 @@ def _cosines(
     similarity = np.empty(len(candidates))
 
     def work(first: int) -> None:
-        last = min(first + _PAIRS, len(candidates))
-        dot_pairs(rows.vectors, queries.vectors, query, candidates, first, last, similarity)
-        part = slice(first, last)
+        part = slice(first, first + _PAIRS)
+        dot_pairs(rows.vectors, queries.vectors, query[part], candidates[part], similarity[part])
         similarity[part] /= queries.lengths[query[part]] * rows.lengths[candidates[part]]
 
     _shared(work, range(0, len(candidates), _PAIRS), threads)
