@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -13,21 +12,19 @@ from numpy.typing import NDArray
 __all__ = ["dot_pairs"]
 
 _log = logging.getLogger(__name__)
-F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _compiled(function: F) -> F:
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compile; the sum may be split into lanes, in the same way for each pair.
 
     numba looks for a folder that it may write to when it decorates, and raises if there is none.
     """
     lanes = {"reassoc", "contract"}
     try:
-        found: F = numba.njit(cache=True, nogil=True, fastmath=lanes)(function)
+        return numba.njit(cache=True, nogil=True, fastmath=lanes)(function)
     except RuntimeError as error:
         _log.info("compiled code is not kept between runs: %s; NUMBA_CACHE_DIR can name a folder", error)
-        found = numba.njit(nogil=True, fastmath=lanes)(function)
-    return found
+        return numba.njit(nogil=True, fastmath=lanes)(function)
 
 
 @_compiled
