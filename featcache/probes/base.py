@@ -274,7 +274,7 @@ def check_rows(X: ArrayLike, *, name: str = "X", n_features: int | None = None) 
     given = np.asarray(X)
     if given.dtype not in (np.float16, np.float32) or given.ndim != 2 or 0 in given.shape:
         return check_features(X, name=name, n_features=n_features)
-    finite = all(np.isfinite(given[rows]).all() for rows in row_blocks(*given.shape))
+    finite = all(np.isfinite(given[rows]).all() for rows in row_blocks(len(given), 16 * given.shape[1]))
     if not finite or (n_features is not None and given.shape[1] != n_features):
         return check_features(given, name=name, n_features=n_features)
     return given

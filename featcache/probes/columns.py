@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -35,10 +36,12 @@ Indices: TypeAlias = NDArray[np.int64]
 
 _MEMORY = 8
 """Pairs of steps and gradient differences that each column remembers."""
-_WIDTH = 112
-"""Columns fitted at a time, or an eighth of the features: their logits, twice, are the memory a fit needs."""
-_BLOCKS, _SMALLEST_BLOCK = 32, 1024
-"""A pass goes through this many blocks of rows, unless they would be smaller."""
+_WIDTH = 80
+"""Columns fitted at a time, or a twelfth of the features: their logits, twice, are the memory a fit needs."""
+_BLOCK = 256
+"""Rows worked on at a time; what is in between is small then."""
+_FEWEST_STRIPES, _MOST_STRIPES, _STRIPE = 8, 32, 2048
+"""Neighbouring blocks are one thread's work and one sum: so many stripes of about so many rows."""
 _SHARPEN_FROM, _SHARPEN_EVERY = 24, 12
 """Passes after which a column gets its own Hessian, where there are so many rows that passes cost more."""
 _SEARCHES = 20
@@ -49,7 +52,7 @@ _SEARCHES = 20
 class Solution:
     """The models of a grid."""
 
-    weights: Doubles
+    weights: Floats
     """(n_C, L, group, q) weights for the rows given, the last is the intercept."""
     n_iter: Indices
     """(n_C, L) passes that each problem took part in."""
@@ -125,8 +128,10 @@ class _Pool:
         workers: Executor,
     ) -> None:
         self.workers = workers
-        size = max(_SMALLEST_BLOCK, -(-len(rows) // _BLOCKS))
-        self.row_blocks = [slice(begin, min(begin + size, len(rows))) for begin in range(0, len(rows), size)]
+        self.row_blocks = [slice(begin, min(begin + _BLOCK, len(rows))) for begin in range(0, len(rows), _BLOCK)]
+        count = min(max(_FEWEST_STRIPES, len(rows) // _STRIPE), _MOST_STRIPES, len(self.row_blocks))
+        bounds = np.linspace(0, len(self.row_blocks), count + 1).round().astype(int).tolist()
+        self.stripes = [self.row_blocks[first:last] for first, last in pairwise(bounds)]
         self.rows, self.variance, self.loss, self.tol, self.max_iter = rows, variance, loss, tol, max_iter
         n, q = rows.shape
         outputs, group = len(loss.total), loss.group
@@ -140,12 +145,12 @@ class _Pool:
         # The seeds, those of weak penalties first, for they take longest; then the wide gaps before the narrow ones.
         gap = np.array([pair[1] - pair[0] if pair else len(C) for pair in self.parents])[self.strength]
         self.waiting = np.lexsort((-self.strength, -gap))
-        self.solved = np.zeros((count, group, q))
+        self.solved = np.zeros((count, group, q), np.float32)
         self.is_solved, self.converged = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
         self.n_iter = np.zeros(count, dtype=np.int64)
         self.free = np.ones(q, dtype=np.float32)
         self.free[-1] = 0  # the intercept is not penalised
-        self.limit = max(1, max(_WIDTH, q // 8) // group)
+        self.limit = max(1, max(_WIDTH, q // 12) // group)
         width = min(self.limit, count) * group
         self.logits, self.moved = np.empty((n, width), np.float32), np.empty((n, width), np.float32)
         self.active = np.zeros(0, dtype=np.int64)
@@ -209,8 +214,9 @@ class _Pool:
             return np.concatenate([values[..., places], np.zeros((*values.shape[:-1], more), values.dtype)], axis=-1)
 
         self.w, self.g = (resize(values, columns, extra) for values in (self.w, self.g))  # type: ignore[assignment]
-        self.steps = [resize(values, columns, extra) for values in self.steps]  # type: ignore[misc]
-        self.bends = [resize(values, columns, extra) for values in self.bends]  # type: ignore[misc]
+        for pair in range(_MEMORY):  # one by one: both together are twice the memory
+            self.steps[pair] = resize(self.steps[pair], columns, extra)  # type: ignore[assignment]
+            self.bends[pair] = resize(self.bends[pair], columns, extra)  # type: ignore[assignment]
         self.rho = [resize(values, kept, new) for values in self.rho]  # type: ignore[misc]
         self.bend = resize(self.bend, columns, extra)  # type: ignore[assignment]
         self.gamma = resize(self.gamma, kept, new)  # type: ignore[assignment]
@@ -342,18 +348,23 @@ class _Pool:
         which: slice | Indices = slice(0, len(columns)) if every else columns
         output = self.output[self.active[problems]]
 
-        def part(block: slice) -> tuple[Floats, Floats, Doubles]:
-            rows = self.rows[block]
-            if direction is not None:
-                self.moved[block, : len(columns)] = rows @ direction
-            moved = self.moved[block, which]
-            logits = self.logits[block, which] + moved
-            bent = self.loss.residual(block, output, logits)
-            return rows.T @ logits, np.einsum("nm,nm->m", logits, moved), bent
+        def part(stripe: list[slice]) -> tuple[Floats, Doubles, Doubles]:
+            pull = np.zeros((self.rows.shape[1], len(columns)), np.float32)
+            along, bent = np.zeros(len(columns)), np.zeros(len(columns))
+            for block in stripe:
+                rows = self.rows[block]
+                if direction is not None:
+                    self.moved[block, : len(columns)] = rows @ direction
+                moved = self.moved[block, which]
+                logits = self.logits[block, which] + moved
+                bent += self.loss.residual(block, output, logits)
+                pull += rows.T @ logits
+                along += np.einsum("nm,nm->m", logits, moved)
+            return pull, along, bent
 
         gradient = np.zeros((self.rows.shape[1], len(columns)), np.float32)
         slope, bend = np.zeros(len(columns)), np.zeros(len(columns))
-        for pull, along, bent in self.workers.map(part, self.row_blocks):  # in the order of the rows
+        for pull, along, bent in self.workers.map(part, self.stripes):  # in the order of the rows
             gradient += pull
             slope += along
             bend += bent
@@ -379,14 +390,17 @@ class _Pool:
             length = np.where(open_, np.where(bounded, low + share * gap, 2 * length), length)
             wide = self._wide(length)
 
-            def part(block: slice, wide: Floats = wide) -> Floats:
-                moved = self.moved[block, columns]
-                logits = self.logits[block, columns] + moved * wide
-                self.loss.residual(block, output, logits)
-                return np.asarray(np.einsum("nm,nm->m", logits, moved))
+            def part(stripe: list[slice], wide: Floats = wide) -> Doubles:
+                along = np.zeros(len(columns))
+                for block in stripe:
+                    moved = self.moved[block, columns]
+                    logits = self.logits[block, columns] + moved * wide
+                    self.loss.residual(block, output, logits)
+                    along += np.einsum("nm,nm->m", logits, moved)
+                return along
 
             summed = np.zeros(len(columns))
-            for along in self.workers.map(part, self.row_blocks):
+            for along in self.workers.map(part, self.stripes):
                 summed += along
             new = summed.reshape(len(problems), -1).sum(axis=1) / total + line[0] + length * line[1]
             found = np.where(open_, new, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -116,7 +116,9 @@ def fit_logistic(
     solution = solve_grid(
         basis.rows, basis.variance, loss, np.asarray(C, dtype=np.float64), tol=tol, max_iter=max_iter, start=begin
     )
-    weights = solution.weights.reshape(len(C), len(fitted), -1)
+    # The turned rows, as large as the features, are done with.
+    basis = replace(basis, rows=np.empty((0, basis.rows.shape[1]), np.float32))
+    weights = solution.weights.astype(np.float64).reshape(len(C), len(fitted), -1)
     if y.ndim == 1 and outputs > 1:
         weights = weights - weights.mean(axis=1, keepdims=True)  # the softmax does not see it, the penalty does
     found, offset = basis.turn_back(weights.reshape(-1, weights.shape[-1]).T)
