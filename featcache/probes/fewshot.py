@@ -17,6 +17,13 @@ from featcache.probes.episodes import Episodes, draw_episodes
 from featcache.probes.fewshot_heads import centroid_head, ridge_head
 from featcache.probes.fewshot_logistic import logistic_head
 from featcache.probes.fewshot_scores import link, project, vote_of_support
+from featcache.probes.fewshot_supports import (
+    Supports,
+    refuse_unknown,
+    support_blocks,
+    transformed_supports,
+    what_supports_lack,
+)
 from featcache.probes.parameters import Parameters, not_fitted
 
 __all__ = ["FewShot"]
@@ -173,7 +180,7 @@ class FewShot(Parameters):
             )
         self.episodes_, self.shots_ = episodes, episodes.shots
         indicator = targets if self.multilabel_ else np.eye(self.n_classes_)[targets]
-        self._refuse_unknown(indicator)
+        refuse_unknown(episodes, indicator)
         width, grid = features.shape[1], (len(self.shots_), episodes.n_episodes)
         self.n_features_in_ = width
         self.origin_ = np.zeros(width) if self.normalize == "l2" else features.mean(axis=0, dtype=np.float64)
@@ -183,7 +190,10 @@ class FewShot(Parameters):
         else:
             self.coef_ = np.zeros((*grid, self.n_classes_, width), dtype=np.float32)
             self.intercept_ = np.zeros((*grid, self.n_classes_))
-        self.notes_ = self._notes(indicator, self._solve_all(features, indicator))
+        stopped = self._solve_all(features, indicator)
+        notes = what_supports_lack(episodes, indicator, multilabel=self.multilabel_)
+        unsolved = [f"{stopped} logistic regressions did not converge: lower C."] if stopped else []
+        self.notes_ = (*notes, *unsolved)
         return self
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, metric: str | Metric = "accuracy") -> Floats:
@@ -286,50 +296,12 @@ class FewShot(Parameters):
             raise ProbeError(f"k must be positive, got {self.k}", remedy="The default is 20.")
         check_temperature(self.temperature)
 
-    def _refuse_unknown(self, indicator: Floats) -> None:
-        for shot, episode, support in self.episodes_:
-            never = np.flatnonzero(np.isnan(indicator[support]).all(axis=0))
-            if len(never):
-                raise ProbeError(
-                    f"labels {never.tolist()} are missing in every row of episode {episode} of {shot} shots",
-                    remedy="Leave these labels out, or give other episodes.",
-                )
-
-    def _blocks(self, numbers_per_row: int) -> Iterator[tuple[int, slice]]:
-        """(index of shots, episodes) with a bounded count of numbers, for so many in a support row."""
-        for shot, supports in enumerate(self.episodes_.rows):
-            longest = max(map(len, supports))
-            for episodes in row_blocks(len(supports), longest * (numbers_per_row + 8 * longest)):
-                yield shot, episodes
-
-    def _supports(
-        self, shot: int, episodes: slice, features: Singles, indicator: Floats
-    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """Transformed rows (B, n, D), targets (B, n, C) and which are known; sets ``center_``."""
-        supports = self.episodes_.rows[shot][episodes]
-        index = np.full((len(supports), max(map(len, supports))), -1)
-        for place, support in enumerate(supports):
-            index[place, : len(support)] = support
-        real = (index >= 0)[:, :, None]
-        # Advanced indexing copies, so that the rest can be in place: this is where the time of small heads goes.
-        Z = features[index]
-        if self.normalize != "l2":
-            Z -= self.origin_.astype(np.float32)
-        ragged = not real.all()
-        if ragged:
-            Z *= real
-        if self.normalize == "cl2":
-            center = (Z.sum(axis=1, dtype=np.float64) / real.sum(axis=1)).astype(np.float32)
-            self.center_[shot, episodes] = center
-            Z -= center[:, None, :]
-            if ragged:
-                Z *= real
-        if self.normalize != "none":
-            length = np.sqrt(np.einsum("bnd,bnd->bn", Z, Z))[:, :, None]
-            Z /= np.where(length > 0, length, np.float32(1))
-        Y = indicator[index]
-        known = real & ~np.isnan(Y)
-        return Z, np.where(known, Y, 0.0), known
+    def _supports(self, shot: int, episodes: slice, features: Singles, indicator: Floats) -> Supports:
+        """Of some episodes; sets ``center_``."""
+        chosen = self.episodes_.rows[shot][episodes]
+        found = transformed_supports(features, indicator, chosen, origin=self.origin_, normalize=self.normalize)
+        self.center_[shot, episodes] = found.center
+        return found
 
     def _solve_all(self, features: Singles, indicator: Floats) -> int:
         """Solve every episode, one block on each core; return how many did not converge."""
@@ -342,13 +314,14 @@ class FewShot(Parameters):
             return self._solve(*block, features, indicator)
 
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-            return sum(pool.map(solve, self._blocks(4 * features.shape[1])))
+            return sum(pool.map(solve, support_blocks(self.episodes_, 4 * features.shape[1])))
 
     def _solve(self, shot: int, episodes: slice, features: Singles, indicator: Floats) -> int:
         """Set what scores these episodes; return how many did not converge."""
-        Z, Y, known = self._supports(shot, episodes, features, indicator)
+        part = self._supports(shot, episodes, features, indicator)
         if self.head == "knn":
             return 0
+        Z, Y, known = part.rows, part.target, part.known
         K, stopped = (Z @ np.swapaxes(Z, 1, 2)).astype(np.float64), 0
         if self.head == "centroid":
             A, b = centroid_head(K, Y, known, multilabel=self.multilabel_)
@@ -363,21 +336,6 @@ class FewShot(Parameters):
         self.coef_[shot, episodes] = np.swapaxes(A, 1, 2).astype(np.float32) @ Z
         self.intercept_[shot, episodes] = b
         return stopped
-
-    def _notes(self, indicator: Floats, stopped: int) -> tuple[str, ...]:
-        notes = []
-        if not self.multilabel_ and (absent := np.flatnonzero(~indicator.any(axis=0)).tolist()):
-            notes.append(f"Classes {absent} do not occur in training: their score is 0.")
-        if self.multilabel_:
-            constant = sum(
-                bool((np.nanmin(indicator[support], axis=0) == np.nanmax(indicator[support], axis=0)).any())
-                for _, _, support in self.episodes_
-            )
-            if constant:
-                notes.append(f"In {constant} supports a label has one value: its score is constant there.")
-        if stopped:
-            notes.append(f"{stopped} logistic regressions did not converge: lower C.")
-        return tuple(notes)
 
     def _iterate(self, X: Singles) -> Iterator[tuple[int, int, Floats]]:
         squares = np.einsum("nd,nd->n", X, X, dtype=np.float64)
@@ -395,12 +353,16 @@ class FewShot(Parameters):
             yield link(decision + intercept.astype(np.float32)[:, None], multilabel=self.multilabel_)
 
     def _vote(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
-        Z, Y, known = self._supports(shot, episodes, self._rows, self._targets)
-        near = project(X, squares, Z.astype(np.float32), self.center_[shot, episodes], self.normalize)
+        part = self._supports(shot, episodes, self._rows, self._targets)
+        near = project(X, squares, part.rows, part.center, self.normalize)
         for place, similarity in enumerate(near):
             size = len(self.episodes_.rows[shot][episodes.start + place])
             yield vote_of_support(
-                similarity[:size], Y[place, :size], known[place, :size], k=self.k, temperature=self.temperature
+                similarity[:size],
+                part.target[place, :size],
+                part.known[place, :size],
+                k=self.k,
+                temperature=self.temperature,
             )
 
 
