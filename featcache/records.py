@@ -1,4 +1,4 @@
-"""The few types that cross package borders: frozen, slotted, documented field by field."""
+"""The few types that cross package borders: frozen, slotted, documented field by field; and the study's spacing."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ __all__ = [
     "Subgroup",
     "Task",
     "TaskType",
+    "evenly_spaced",
 ]
 
 Axis = Literal["axial", "coronal", "sagittal"]
@@ -351,3 +352,21 @@ class Result:
     """Of featcache and the packages that computed."""
     episodes: Mapping[str, Any] | None = None
     """The support rows of few-shot, to be replayed; None for other probes."""
+
+
+def evenly_spaced(n: int, k: int) -> NDArray[np.int64]:
+    """k evenly spaced places among n: ``round(arange(0, n, n / k))``, the first k of those below n.
+
+    Rounding is to even, as NumPy's. The expression alone gives one place too many for some n and k.
+
+    Examples
+    --------
+    >>> evenly_spaced(10, 4).tolist()
+    [0, 2, 5, 8]
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"cannot take {k} of {n}")
+    if k == 0:
+        return np.zeros(0, np.int64)
+    places = np.round(np.arange(0, n, n / k)).astype(np.int64)
+    return places[places < n][:k]
