@@ -303,9 +303,9 @@ def test_an_input_size_that_a_network_refuses_is_a_configuration_error(
         load_model(f"timm:{name}", weights=tmp_path / "w.safetensors", image_size=size)
 
 
-def test_a_folder_is_no_checkpoint_of_timm(tmp_path: Path) -> None:
+def test_the_checkpoint_in_a_folder_is_checked_like_any_other(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="is no file"):
+    with pytest.raises(WeightsError, match=r"surplus: a \(1,\)"):
         load_model("timm:resnet18", weights=tmp_path)
 
 
