@@ -204,9 +204,9 @@ def _downloaded(spec: ModelSpec) -> Path | None:
     """The weights, fetched into the hub's cache; None for a row without a repository."""
     if "/" not in spec.checkpoint:
         return None
-    repository = list_repository(spec)
-    files = needed_files(spec, [file.name for file in repository.files])
-    places = [download(spec, name, repository.revision, None) for name in files]
+    files = needed_files(spec, [file.name for file in list_repository(spec).files])
+    revision = spec.revision or "main"  # by this name the cache finds it again
+    places = [download(spec, name, revision, None) for name in files]
     return places[0].parent if spec.source == "huggingface" else places[0]
 
 
