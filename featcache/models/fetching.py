@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from featcache.errors import ConfigurationError, WeightsError
 from featcache.models.fetched import RECORD, differing_facts, differing_files, file_sha256, read_record
-from featcache.models.hub import HubFile, download, list_repository, needed_files
+from featcache.models.hub import HubFile, download_into, list_repository, needed_files
 from featcache.models.spec import ModelSpec
 from featcache.models.weights import folder_name
 from featcache.models.zoo import resolve_model
@@ -121,7 +121,8 @@ def _fetch(
     for file in wanted:
         if progress is not None:
             progress(file.name, file.size)
-        download(spec, file.name, repository.revision, partial, endpoint=endpoint)
+        if not _is_whole(partial / file.name, file):
+            download_into(partial, spec, file, repository.revision, endpoint=endpoint)
         files[file.name] = _checked(partial / file.name, file)
     record = {
         "format": _FORMAT,
@@ -135,7 +136,9 @@ def _fetch(
         "featcache": importlib.metadata.version("featcache"),
         "files": files,
     }
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub client's notes about its downloads
+    for path in partial.iterdir():
+        if path.name not in files:  # of an attempt at another commit
+            path.unlink()
     (partial / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _publish(partial, folder)
     return _described(spec, folder, record, reused=False)
@@ -149,6 +152,11 @@ def _reuse(folder: Path, partial: Path, names: list[str]) -> None:
                 (partial / name).hardlink_to(folder / name)
             except OSError:  # a file system without links
                 shutil.copyfile(folder / name, partial / name)
+
+
+def _is_whole(path: Path, announced: HubFile) -> bool:
+    """Whether an earlier attempt got a file; small ones, whose SHA-256 the hub does not know, are fetched again."""
+    return path.is_file() and announced.sha256 is not None and announced.sha256 == file_sha256(path)
 
 
 def _require_space(partial: Path, wanted: list[HubFile]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ __all__ = [
     "cached",
     "carry",
     "download",
+    "download_into",
     "hub_error",
     "list_repository",
     "needed_files",
@@ -120,8 +122,8 @@ def list_repository(spec: ModelSpec, *, endpoint: str | None = None) -> Reposito
     return Repository(found.sha, files)
 
 
-def download(spec: ModelSpec, name: str, revision: str, folder: Path | None, *, endpoint: str | None = None) -> Path:
-    """Get one file into a folder, or into the hub's cache; what an interrupted attempt got is kept and continued.
+def download(spec: ModelSpec, name: str, revision: str) -> Path:
+    """Get one file into the hub's cache on this machine.
 
     Raises
     ------
@@ -131,14 +133,40 @@ def download(spec: ModelSpec, name: str, revision: str, folder: Path | None, *, 
     import huggingface_hub
 
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                spec.checkpoint, name, revision=revision, local_dir=folder, endpoint=endpoint
-            )
-        )
+        return Path(huggingface_hub.hf_hub_download(spec.checkpoint, name, revision=revision))
+    except Exception as error:
+        # As above.
+        raise hub_error(spec, error) from error
+
+
+def download_into(folder: Path, spec: ModelSpec, file: HubFile, revision: str, *, endpoint: str | None = None) -> None:
+    """Get one file into a folder, under its name only when all of it is there.
+
+    What an interrupted attempt got stays in ``<name>.<revision>.incomplete`` and is continued.
+
+    Raises
+    ------
+    WeightsError
+        If it cannot be had.
+    """
+    import huggingface_hub
+    from huggingface_hub.file_download import http_get
+
+    url = huggingface_hub.hf_hub_url(spec.checkpoint, file.name, revision=revision, endpoint=endpoint)
+    headers = {**huggingface_hub.utils.build_hf_headers(), "Accept-Encoding": "identity"}
+    incomplete = folder / f"{file.name}.{revision[:12]}.incomplete"
+    try:
+        with incomplete.open("r+b" if incomplete.exists() else "wb") as stream:
+            here = stream.seek(0, os.SEEK_END)
+            if file.size is not None and here > file.size:  # no part of this file
+                here = stream.truncate(stream.seek(0))
+            http_get(url, stream, resume_size=here, headers=headers, expected_size=file.size)
+            stream.flush()
+            os.fsync(stream.fileno())
     except Exception as error:
         # As above.
         raise hub_error(spec, error, endpoint) from error
+    incomplete.replace(folder / file.name)
 
 
 def cached(spec: ModelSpec, name: str, root: Path | None = None) -> Path | None:

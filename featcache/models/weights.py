@@ -206,7 +206,7 @@ def _downloaded(spec: ModelSpec) -> Path | None:
         return None
     files = needed_files(spec, [file.name for file in list_repository(spec).files])
     revision = spec.revision or "main"  # by this name the cache finds it again
-    places = [download(spec, name, revision, None) for name in files]
+    places = [download(spec, name, revision) for name in files]
     return places[0].parent if spec.source == "huggingface" else places[0]
 
 

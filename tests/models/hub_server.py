@@ -21,8 +21,8 @@ class FakeHub:
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     revision: str = "c" * 40
     gated: bool = False
-    cut_after: int | None = None
-    """End the connection after so many bytes of the next large file."""
+    cuts: list[int] = field(default_factory=list)
+    """End the next connections after so many bytes of a large file."""
     lie: bytes = b""
     """Send this in place of the next large file."""
     requests: list[str] = field(default_factory=list)
@@ -93,8 +93,8 @@ def fake_hub() -> Iterator[FakeHub]:
             for name, value in {**headers, "Content-Length": str(len(content) - begin)}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if body and large(content) and hub.cut_after is not None:
-                content, hub.cut_after = content[: begin + hub.cut_after], None
+            if body and large(content) and hub.cuts:
+                content = content[: begin + hub.cuts.pop(0)]
                 self.close_connection = True
             if body:
                 self.wfile.write(content[begin:])
