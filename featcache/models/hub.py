@@ -226,9 +226,11 @@ def hub_error(spec: ModelSpec, error: Exception, endpoint: str | None = None) ->
 
 def carry(spec: ModelSpec) -> str:
     """How to bring the weights of a row to a machine without internet."""
+    own = [name for name in spec.files if name not in weight_files(spec)]
+    authors = f" The authors' file {own[0]} works too." if own else ""
     return (
-        f"On a machine with internet: `featcache models get {spec.name} --to DIR`; then carry DIR here and pass "
-        "--weights DIR, or set FEATCACHE_WEIGHTS=DIR."
+        f"Where there is internet run `featcache models get {spec.name} --to DIR`, carry DIR here, and pass "
+        f"--weights DIR or set FEATCACHE_WEIGHTS=DIR.{authors}"
     )
 
 

@@ -211,9 +211,6 @@ def _downloaded(spec: ModelSpec) -> Path | None:
 
 
 def _how_to_get(spec: ModelSpec) -> str:
-    folder = _weight_folders()[0]
     if "/" not in spec.checkpoint:
         return f"Pass --weights FILE: a state dict (.safetensors or .pth) of {spec.source}'s {spec.architecture}."
-    own = [name for name in spec.files if name not in weight_files(spec)]
-    authors = f" Or put the authors' file {own[0]} into {folder}, or pass it with --weights." if own else ""
-    return f"{carry(spec)}{authors} Or pass --weights FILE with a checkpoint that you have."
+    return f"{carry(spec)} Looked in {', '.join(map(str, _weight_folders()))} and in the hub's cache."
