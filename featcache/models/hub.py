@@ -169,16 +169,16 @@ def download_into(folder: Path, spec: ModelSpec, file: HubFile, revision: str, *
     incomplete.replace(folder / file.name)
 
 
-def cached(spec: ModelSpec, name: str, root: Path | None = None) -> Path | None:
-    """A file in a cache of the hub (this machine's, unless told): of the row's revision, else the newest there."""
+def cached(spec: ModelSpec, root: Path | None = None) -> Iterator[Path]:
+    """Weights of a row in a cache of the hub (this machine's, unless told): of its revision, then of the newest."""
     import huggingface_hub
 
     place = {} if root is None else {"cache_dir": root}
     for revision in dict.fromkeys((spec.revision, None)):
-        found = huggingface_hub.try_to_load_from_cache(spec.checkpoint, name, revision=revision, **place)
-        if isinstance(found, str):
-            return Path(found)
-    return None
+        for name in weight_files(spec):
+            found = huggingface_hub.try_to_load_from_cache(spec.checkpoint, name, revision=revision, **place)
+            if isinstance(found, str):
+                yield Path(found)
 
 
 def hub_error(spec: ModelSpec, error: Exception, endpoint: str | None = None) -> WeightsError:

@@ -101,7 +101,8 @@ def _given(spec: ModelSpec, path: Path) -> Path:
     if found is not None:
         return found
     candidates = sorted(file.name for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
-    if spec.source != "huggingface" and len(candidates) == 1:
+    is_of_one_model = len(candidates) == 1 and not any(inner.is_dir() for inner in path.iterdir())
+    if spec.source != "huggingface" and is_of_one_model:
         return path / candidates[0]
     wanted = f"config.json and {weight_files(spec)[0]}" if spec.source == "huggingface" else f"{weight_files(spec)[0]}"
     held = f"holds {', '.join(candidates[:8])}" if candidates else "holds no checkpoint"
@@ -146,12 +147,8 @@ def _in_folder(spec: ModelSpec, folder: Path, *, own: bool = True) -> Iterator[P
 
 def _in_cache(spec: ModelSpec, root: Path | None = None) -> Iterator[Path]:
     """The weights in a cache of the hub: this machine's, or one at another place."""
-    roots = [None] if root is None else [root, root / "hub"]
-    for place in roots:
-        for name in weight_files(spec):
-            found = cached(spec, name, place)
-            if found is None:
-                continue
+    for place in [None] if root is None else [root, root / "hub"]:
+        for found in cached(spec, place):
             if spec.source != "huggingface":
                 yield found
             elif (found.parent / "config.json").is_file():
