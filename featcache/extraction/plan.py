@@ -24,6 +24,7 @@ from featcache.models import (
     WeightsSource,
     load_encoder,
     locate_weights,
+    require_input_size,
 )
 from featcache.records import Failure, Selector
 from featcache.store import (
@@ -118,10 +119,11 @@ def make_plan(
     recipe = (
         _recipe(preprocess, spec, image_size, dataset, registry_name) if isinstance(preprocess, str) else preprocess
     )
+    require_input_size(spec, recipe.crop)
     source = locate_weights(spec, None if weights is None else Path(weights))
+    weights_digest, encoder = _weights_digest(spec, source, recipe, StatIndex())  # unusable weights: before any image
     folder = home / dataset.name
     digests, failures = record_samples(dataset, folder, registry_name, write=record)
-    weights_digest, encoder = _weights_digest(spec, source, recipe, StatIndex())
     key = Key(
         model=spec.name,
         weights=weights_digest,

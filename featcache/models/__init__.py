@@ -3,7 +3,7 @@
 from featcache.models.costs import Costs, count_costs
 from featcache.models.encoder import ENCODER_VERSIONS, Encoder, load_encoder, load_model
 from featcache.models.fetching import FetchedModel, fetch_model
-from featcache.models.spec import ModelSpec
+from featcache.models.spec import ModelSpec, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import MODELS, resolve_model
 
@@ -20,5 +20,6 @@ __all__ = [
     "load_encoder",
     "load_model",
     "locate_weights",
+    "require_input_size",
     "resolve_model",
 ]

@@ -7,8 +7,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from featcache.errors import ConfigurationError
-from featcache.models.spec import ModelSpec, Source
+from featcache.models.spec import ModelSpec, Source, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import resolve_model
 from featcache.registry import load_dotted
@@ -122,13 +121,7 @@ def load_encoder(spec: ModelSpec, source: WeightsSource, *, image_size: int) -> 
     WeightsError
         If the file is damaged or of another architecture.
     """
-    if spec.patch is not None and image_size % spec.patch:
-        below = image_size // spec.patch * spec.patch
-        near = [size for size in (below, below + spec.patch) if size > 0]
-        raise ConfigurationError(
-            f"{spec.name} takes multiples of its patch of {spec.patch} pixels, not {image_size}",
-            remedy=f"Nearest: --image-size {' or '.join(map(str, near))}.",
-        )
+    require_input_size(spec, image_size)
     encoder: Encoder = load_dotted(_BUILDERS[spec.source])(spec, source, image_size)
     return encoder
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ModelSpec", "Source"]
+from featcache.errors import ConfigurationError
+
+__all__ = ["ModelSpec", "Source", "require_input_size"]
 
 Source = Literal["dinov2", "huggingface", "open_clip", "pixels", "timm"]
 
@@ -66,3 +68,26 @@ class ModelSpec:
     """Floating point operations of one image at the native size, a multiplication with its addition counted as two."""
     revision: str | None = None
     """Commit of the checkpoint's repository, where one can be cited; None is resolved and recorded at download."""
+
+
+def require_input_size(spec: ModelSpec, image_size: int) -> None:
+    """Refuse an input size that is no multiple of a model's patch.
+
+    Raises
+    ------
+    ConfigurationError
+        With the nearest sizes.
+
+    Examples
+    --------
+    >>> from featcache.models import MODELS
+    >>> require_input_size(MODELS["dinov2_vits14"], 448)
+    """
+    if image_size < 1 or (spec.patch is not None and image_size % spec.patch):
+        patch = spec.patch or 1
+        below = max(image_size, 0) // patch * patch
+        near = [size for size in (below, below + patch) if size > 0]
+        raise ConfigurationError(
+            f"{spec.name} takes multiples of its patch of {patch} pixels, not {image_size}",
+            remedy=f"Nearest: --image-size {' or '.join(map(str, near))}.",
+        )
