@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import ConfigurationError, WeightsError
+from featcache.errors import ConfigurationError, FeatcacheWarning, WeightsError
 from featcache.models.spec import ModelSpec
 from featcache.registry import load_dotted
 
-__all__ = ["RECORD", "check_record", "differing_facts", "file_sha256", "read_record", "recorded_revision"]
+__all__ = [
+    "RECORD",
+    "check_record",
+    "compare_configuration",
+    "differing_files",
+    "file_sha256",
+    "read_record",
+    "recorded_revision",
+]
 
 RECORD = "featcache.json"
 """Name of the record: model, checkpoint, revision, licence, and size and SHA-256 of each file."""
 
-_FACTS = ("dim", "depth", "patch", "image_size", "resize", "crop_fraction", "interpolation", "mean", "std")
+_NETWORK = ("dim", "depth", "patch")
+_IMAGES = ("image_size", "resize", "crop_fraction", "interpolation", "mean", "std")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -84,8 +94,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def differing_facts(spec: ModelSpec, folder: Path) -> list[str]:
-    """Sentences about what the configuration in a folder says otherwise than the row of the zoo.
+def compare_configuration(spec: ModelSpec, folder: Path) -> list[str]:
+    """Compare the configuration in a folder with the row of the zoo.
 
     Parameters
     ----------
@@ -93,16 +103,42 @@ def differing_facts(spec: ModelSpec, folder: Path) -> list[str]:
         A row with source ``huggingface``; any other has nothing to compare.
     folder
         With ``config.json``, and ``preprocessor_config.json`` for what concerns the images.
+
+    Returns
+    -------
+    list
+        Sentences about how the checkpoint's own preprocessing is another than the row's.
+
+    Raises
+    ------
+    WeightsError
+        If it is the configuration of another architecture or size.
     """
-    if spec.source != "huggingface" or ":" in spec.name or not (folder / "preprocessor_config.json").is_file():
+    if spec.source != "huggingface" or ":" in spec.name or not (folder / "config.json").is_file():
         return []
     try:
-        told: ModelSpec = load_dotted("featcache.models.huggingface:describe")(str(folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FeatcacheWarning)  # about a missing preprocessor_config.json
+            told: ModelSpec = load_dotted("featcache.models.huggingface:describe")(str(folder))
     except ConfigurationError:
         return []  # loading it will say what is wrong
+    kinds = [each.architecture.removesuffix("_vision_model") for each in (spec, told)]
+    wrong = [f"architecture {kinds[1]}, expected {kinds[0]}"] if kinds[0] != kinds[1] else []
+    wrong += [
+        f"{fact} {getattr(told, fact)}, expected {getattr(spec, fact)}"
+        for fact in _NETWORK
+        if None not in (getattr(told, fact), getattr(spec, fact)) and getattr(told, fact) != getattr(spec, fact)
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{folder / 'config.json'} is not that of {spec.name}: {'; '.join(wrong)}",
+            remedy=f"Pass the folder itself as model: --model hf:{folder}.",
+        )
+    if not (folder / "preprocessor_config.json").is_file():
+        return []
     return [
         f"{spec.name}: {fact} is {getattr(spec, fact)} in featcache and {getattr(told, fact)} in {folder}; featcache's "
         "is used"
-        for fact in _FACTS
+        for fact in _IMAGES
         if getattr(told, fact) != getattr(spec, fact)
     ]

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from featcache.errors import ConfigurationError, WeightsError
-from featcache.models.fetched import RECORD, differing_facts, differing_files, file_sha256, read_record
+from featcache.models.fetched import RECORD, compare_configuration, differing_files, file_sha256, read_record
 from featcache.models.hub import HubFile, download_into, list_repository, needed_files
 from featcache.models.spec import ModelSpec
 from featcache.models.weights import folder_name
@@ -203,5 +203,5 @@ def _described(spec: ModelSpec, folder: Path, record: dict[str, Any], *, reused:
         revision=record["revision"],
         files={name: facts["size"] for name, facts in record["files"].items()},
         reused=reused,
-        notes=tuple(differing_facts(spec, folder)),
+        notes=tuple(compare_configuration(spec, folder)),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from featcache.errors import ConfigurationError, FeatcacheWarning, MissingDependencyError, WeightsError
 from featcache.models.checkpoints import shards_of
-from featcache.models.fetched import check_record, differing_facts, recorded_revision
+from featcache.models.fetched import check_record, compare_configuration, recorded_revision
 from featcache.models.hub import cached, carry, download, list_repository, needed_files, weight_files
 from featcache.models.spec import ModelSpec
 
@@ -172,7 +172,7 @@ def _source(spec: ModelSpec, path: Path) -> WeightsSource:
     check_record(folder)
     if path.is_dir():
         files += [path / "config.json"] if (path / "config.json").is_file() else []
-        for fact in differing_facts(spec, path):
+        for fact in compare_configuration(spec, path):
             warnings.warn(fact, FeatcacheWarning, stacklevel=2)
     stamps = [f"{file.name} {(status := file.stat()).st_size} {status.st_mtime_ns}" for file in files]
     revision = recorded_revision(folder) or (folder.name if _REVISION.fullmatch(folder.name) else None)

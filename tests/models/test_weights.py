@@ -159,6 +159,23 @@ def test_what_the_checkpoint_says_otherwise_than_the_row_is_a_warning(tmp_path: 
         locate_weights(RAD, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (transformers.Dinov2Config(hidden_size=384, num_attention_heads=6, patch_size=14), "dim 384, expected 768"),
+        (transformers.ViTConfig(patch_size=14), "architecture vit, expected dinov2"),
+    ],
+)
+def test_a_folder_of_another_architecture_is_no_model_of_that_name(
+    tmp_path: Path, config: transformers.PreTrainedConfig, expected: str
+) -> None:
+    config.save_pretrained(tmp_path)
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=expected) as caught:
+        locate_weights(RAD, tmp_path)
+    assert f"hf:{tmp_path}" in str(caught.value.remedy)
+
+
 def test_a_record_is_compared_before_anything_is_loaded(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "model.safetensors")
     size = (tmp_path / "model.safetensors").stat().st_size
