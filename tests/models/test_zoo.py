@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from featcache.errors import ConfigurationError
-from featcache.models import MODELS, ModelSpec, resolve_model
+from featcache.models import MODELS, ModelSpec, load_model, resolve_model
 from featcache.models.costs import blueprint, count_costs
 from featcache.models.spec import Source
 
@@ -137,6 +139,21 @@ def test_a_row_is_complete(spec: ModelSpec) -> None:
     assert not spec.gated or spec.source == "huggingface"
     assert spec.revision is None or len(spec.revision) == 40
     assert resolve_model(spec.name) is spec
+
+
+@pytest.mark.parametrize("name", ["densenet201", "convnext_tiny"])
+def test_a_row_of_timm_loads_the_whole_checkpoint_and_drops_the_classifier(tmp_path: Path, name: str) -> None:
+    """As it is on the hub: under timm's names, with the classifier of ImageNet."""
+    torch.manual_seed(0)
+    classes = 21841 if "convnext" in name else 1000
+    network = timm.create_model(MODELS[name].architecture, pretrained=False, num_classes=classes).eval()
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = network.forward_head(network.forward_features(pixels), pre_logits=True)
+    encoder = load_model(name, weights=tmp_path, image_size=64)
+    assert encoder.arrays["cls"] == (MODELS[name].dim,)
+    torch.testing.assert_close(encoder.encode(pixels)["cls"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_network_known_only_to_its_file_cannot_be_counted() -> None:
