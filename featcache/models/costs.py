@@ -76,16 +76,17 @@ def count_costs(spec: ModelSpec) -> Costs:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = blueprint(spec)
+    trained_at = _TRAINED_AT.get(spec.source, spec.image_size)  # that of the checkpoint's position embedding
+    network: Any = blueprint(spec, trained_at)
+    named = ((f".{name}.", parameter) for name, parameter in network.named_parameters())
+    counted = sum(parameter.numel() for name, parameter in named if not any(part in name for part in _UNUSED))
+    if trained_at != spec.image_size:
+        network.set_input_size(img_size=(spec.image_size, spec.image_size))
     pixels = torch.empty(1, 3, spec.image_size, spec.image_size, device="meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(pixels)
     by_module: dict[str, Any] = counter.get_flop_counts()
     unused = sum(sum(found.values()) for name, found in by_module.items() if name.endswith(".neck"))
-    if spec.source in _TRAINED_AT:  # the checkpoint's position embedding is larger than that of the native size
-        network = blueprint(spec, _TRAINED_AT[spec.source])
-    named = ((f".{name}.", parameter) for name, parameter in network.named_parameters())
-    counted = sum(parameter.numel() for name, parameter in named if not any(part in name for part in _UNUSED))
     return Costs(counted, counter.get_total_flops() - unused)
 
 

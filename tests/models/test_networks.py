@@ -16,7 +16,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import save_file
 
 from featcache.errors import ConfigurationError, UnknownNameError, WeightsError
-from featcache.models import MODELS, load_model, locate_weights, resolve_model
+from featcache.models import load_model, locate_weights, resolve_model
 from featcache.models.checkpoints import read_tensors, tensors_digest
 from featcache.models.timm_networks import VisionTransformerEncoder, in_order_of
 from tests.models.test_dinov2 import relative_error
@@ -223,17 +223,6 @@ def test_reduced_precision_stays_close_to_full(tmp_path: Path) -> None:
     half = load_model("efficientnet_lite0").to("cpu", "bf16").encode(PIXELS)["cls"]
     assert half.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(full, half).min() > 0.99
-
-
-def test_the_zoo_tells_the_truth_about_dimensions() -> None:
-    for spec in MODELS:
-        if spec.source == "dinov2":
-            with torch.device("meta"):
-                network = timm.create_model(spec.architecture, num_classes=0, img_size=518)
-            assert (network.num_features, len(network.blocks)) == (spec.dim, spec.depth)
-            assert sum(parameter.numel() for parameter in network.parameters()) == spec.parameters, spec.name
-    network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    assert sum(parameter.numel() for parameter in network.parameters()) == MODELS["efficientnet_lite0"].parameters
 
 
 def test_importing_the_package_loads_no_framework() -> None:
