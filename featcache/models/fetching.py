@@ -16,9 +16,8 @@ from filelock import FileLock, Timeout
 
 from featcache.errors import ConfigurationError, WeightsError
 from featcache.models.fetched import RECORD, compare_configuration, differing_files, file_sha256, read_record
-from featcache.models.hub import HubFile, download_into, list_repository, needed_files
+from featcache.models.hub import HubFile, download_into, folder_name, list_repository, needed_files
 from featcache.models.spec import ModelSpec
-from featcache.models.weights import folder_name
 from featcache.models.zoo import resolve_model
 
 __all__ = ["FetchedModel", "fetch_model"]

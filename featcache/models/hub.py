@@ -19,6 +19,7 @@ __all__ = [
     "carry",
     "download",
     "download_into",
+    "folder_name",
     "hub_error",
     "list_repository",
     "needed_files",
@@ -228,10 +229,18 @@ def carry(spec: ModelSpec) -> str:
     """How to bring the weights of a row to a machine without internet."""
     own = [name for name in spec.files if name not in weight_files(spec)]
     authors = f" The authors' file {own[0]} works too." if own else ""
+    if spec.source == "huggingface" and ":" in spec.name:  # its configuration is in the folder too
+        use = f"pass --model hf:DIR/{folder_name(spec)}"
+    else:
+        use = "pass --weights DIR or set FEATCACHE_WEIGHTS=DIR"
     return (
-        f"Where there is internet run `featcache models get {spec.name} --to DIR`, carry DIR here, and pass "
-        f"--weights DIR or set FEATCACHE_WEIGHTS=DIR.{authors}"
+        f"Where there is internet run `featcache models get {spec.name} --to DIR`, carry DIR here, and {use}.{authors}"
     )
+
+
+def folder_name(spec: ModelSpec) -> str:
+    """Of the folder in which ``featcache models get`` puts a row: its name, or the last part of its repository's."""
+    return spec.checkpoint.rsplit("/", 1)[-1] if ":" in spec.name else spec.name
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

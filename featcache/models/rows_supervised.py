@@ -128,7 +128,7 @@ SUPERVISED: tuple[ModelSpec, ...] = (
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         parameters=307_425_280,
-        float16_safe=True,
+        float16_safe=False,  # without the neck no norm bounds the tokens
         citation="Kirillov et al., Segment Anything, ICCV 2023 (arXiv 2304.02643)",
         flops=2_978_700_984_320,
     ),

