@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+import transformers
 from filelock import FileLock
 from safetensors.torch import save, save_file
 
@@ -208,6 +209,24 @@ def test_shards_are_fetched_with_their_index_and_nothing_twice(hub: FakeHub, tmp
     found = fetch_model("timm:test_resnet", tmp_path / "carry")
     assert set(found.files) == set(made)
     assert load_model("timm:test_resnet", weights=tmp_path / "carry").arrays["cls"] == (96,)
+
+
+def test_any_model_of_the_hub_is_carried_by_its_id(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=32, patch_size=16
+    )
+    torch.manual_seed(0)
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "made")
+    (tmp_path / "made" / "preprocessor_config.json").write_text('{"size": 32, "resample": 2}')
+    hub.repositories["someone/tiny"] = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    found = fetch_model("hf:someone/tiny", tmp_path / "carry")
+    assert found.folder == tmp_path / "carry" / "tiny"
+    assert {"config.json", "preprocessor_config.json", "model.safetensors"} == set(found.files)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert load_model(f"hf:{found.folder}").arrays["cls"] == (48,)
+    assert locate_weights(resolve_model(f"hf:{found.folder}")).revision == hub.revision
 
 
 @pytest.mark.parametrize(
