@@ -17,7 +17,7 @@ from featcache.errors import WeightsError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["WEIGHT_FILES", "load_strict", "read_tensors", "shards_of", "tensors_digest"]
+__all__ = ["WEIGHT_FILES", "check_file", "code_error", "load_strict", "read_tensors", "shards_of", "tensors_digest"]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -118,40 +118,78 @@ def _read_file(path: Path) -> Any:
     import safetensors.torch
     import torch
 
-    if not path.is_file():
-        raise WeightsError(f"{path} is no file", remedy="Pass the checkpoint file itself.")
-    with path.open("rb") as file:
-        head = file.read(64)
-    _refuse_other_content(path, head.removeprefix(b"\xef\xbb\xbf").lstrip())
+    head = _head(path)
     try:
-        if head[8:9] == b"{" or path.suffix.lower() == ".safetensors":
+        if _is_safetensors(path, head):
             return dict(safetensors.torch.load_file(path))
         # The arguments of a training script, which many checkpoints carry, are attributes without behaviour.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"wants to run {wanted[1]} when loaded" if wanted else "is damaged, or wants to run code when loaded"
-        raise WeightsError(
-            f"{path} is no plain checkpoint: it {what}, which featcache refuses",
-            remedy="Download it again, or convert it to .safetensors where you trust it.",
-        ) from error
+        raise code_error(path, error) from error
     except (safetensors.SafetensorError, struct.error, LookupError, *_DAMAGED) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is truncated or damaged ({reason})", remedy="Download it again.") from error
 
 
-def _refuse_other_content(path: Path, head: bytes) -> None:
-    """Name what is often saved in place of a checkpoint."""
-    if not head:
+def code_error(path: Path | None, error: Exception | None = None) -> WeightsError:
+    """The error for a pickle that is more than tensors."""
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    what = f"wants to run {wanted[1]} when loaded" if wanted else "is damaged, or wants to run code when loaded"
+    return WeightsError(
+        f"{path} is no plain checkpoint: it {what}, which featcache refuses",
+        remedy="Download it again, or convert it to .safetensors where you trust it.",
+    )
+
+
+def check_file(path: Path) -> None:
+    """Find out without loading it whether a file can be a checkpoint: what it begins with, and how long it must be.
+
+    Raises
+    ------
+    WeightsError
+        If it is empty, a web page, a Git LFS pointer, or a ``.safetensors`` that ends early.
+    """
+    head = _head(path)
+    if not _is_safetensors(path, head):
+        return
+    size, begin = path.stat().st_size, 8 + int.from_bytes(head[:8], "little")
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(begin)[8:]) if begin <= size else {}
+        end = begin + max(
+            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is truncated or damaged (its header)", remedy="Download it again.") from error
+    if begin > size or end != size:
+        raise WeightsError(
+            f"{path} is truncated or damaged: {size} bytes, its header announces {max(begin, end)}",
+            remedy="Download it again.",
+        )
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    return head[8:9] == b"{" or path.suffix.lower() == ".safetensors"
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; what is often saved in place of a checkpoint is refused by its name."""
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file", remedy="Pass the checkpoint file itself.")
+    with path.open("rb") as file:
+        head = file.read(64)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text:
         raise WeightsError(f"{path} is empty", remedy="Download it again.")
-    if head[:1] == b"<":
+    if text[:1] == b"<":
         raise WeightsError(
             f"{path} is a web page, not a checkpoint",
             remedy="Download the file itself, not the page about it; a gated repository needs a token (HF_TOKEN).",
         )
-    if head.startswith(b"version https://git-lfs"):
+    if text.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a Git LFS pointer, not a checkpoint", remedy="Run `git lfs pull` beside it.")
+    return head
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:

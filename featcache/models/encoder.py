@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import pickle
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
+from featcache.models.checkpoints import code_error
 from featcache.models.spec import ModelSpec, Source, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import resolve_model
@@ -122,7 +124,10 @@ def load_encoder(spec: ModelSpec, source: WeightsSource, *, image_size: int) -> 
         If the file is damaged or of another architecture.
     """
     require_input_size(spec, image_size)
-    encoder: Encoder = load_dotted(_BUILDERS[spec.source])(spec, source, image_size)
+    try:
+        encoder: Encoder = load_dotted(_BUILDERS[spec.source])(spec, source, image_size)
+    except pickle.UnpicklingError as error:  # out of a library that reads the file itself
+        raise code_error(source.path, error) from error
     return encoder
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import ConfigurationError, FeatcacheWarning, MissingDependencyError, WeightsError
-from featcache.models.checkpoints import shards_of
+from featcache.models.checkpoints import check_file, shards_of
 from featcache.models.fetched import check_record, compare_configuration, recorded_revision
 from featcache.models.hub import cached, carry, download, folder_name, list_repository, needed_files, weight_files
 from featcache.models.spec import ModelSpec
@@ -165,6 +165,9 @@ def _source(spec: ModelSpec, path: Path) -> WeightsSource:
     if files[0].name.endswith(".index.json"):
         files += sorted(shards_of(files[0]))
     check_record(folder)
+    for file in files:
+        if not file.name.endswith(".json"):
+            check_file(file)
     if path.is_dir():
         files += [path / "config.json"] if (path / "config.json").is_file() else []
         for fact in compare_configuration(spec, path):

@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+import transformers
 from safetensors.torch import save_file
 
 import featcache
@@ -120,6 +121,31 @@ def test_code_in_a_pickle_does_not_run(images: Path, tmp_path: Path, capsys: pyt
         error = refuse(images, "dinov2_vits14", tmp_path / name)
         assert "which featcache refuses" in error.message
         assert "safetensors" in str(error.remedy)
+    assert "this must not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["cut", "page", "code", "other"])
+@pytest.mark.filterwarnings("ignore:.*has no preprocessor_config")
+def test_a_folder_of_transformers_with_unusable_weights(
+    images: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=32, patch_size=16
+    )
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    if kind == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif kind == "page":
+        weights.write_bytes(b"<!DOCTYPE html>")
+    elif kind == "other":
+        save_file({"a": torch.zeros(1)}, weights, metadata={"format": "pt"})
+    else:
+        weights.unlink()
+        torch.save({"a": torch.zeros(1), "hook": Harmful()}, tmp_path / "m" / "pytorch_model.bin")
+    error = refuse(images, f"hf:{tmp_path / 'm'}")
+    assert isinstance(error, WeightsError)
+    assert str(tmp_path / "m") in error.message
     assert "this must not run" not in capsys.readouterr().out
 
 

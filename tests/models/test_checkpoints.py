@@ -14,7 +14,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
 from featcache.errors import WeightsError
-from featcache.models.checkpoints import load_strict, read_tensors, shards_of
+from featcache.models.checkpoints import check_file, load_strict, read_tensors, shards_of
 
 TENSORS = {"blocks.0.weight": torch.arange(6.0).reshape(2, 3), "norm.bias": torch.ones(4)}
 
@@ -158,6 +158,10 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
             cut.write_bytes(whole[:length])
             with pytest.raises(WeightsError):
                 read_tensors(cut)
+            if name.endswith(".safetensors"):
+                with pytest.raises(WeightsError):
+                    check_file(cut)
+        check_file(tmp_path / name)
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
