@@ -13,23 +13,131 @@ from .render import print_json, print_notes, print_table
 
 if TYPE_CHECKING:
     from featcache.datasets import DatasetReport
+    from featcache.models import ModelSpec
 
 
-@click.command()
+class _NameOrCommand(click.Group):
+    """A group whose first argument may also be the name of a row, which is then shown."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take what is no command for a name."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            return "show", _show, args
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_NameOrCommand, invoke_without_command=True, subcommand_metavar="[NAME | get]")
 @json_option
-def models(as_json: bool) -> None:
-    """List the models that featcache knows by name."""
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
+    """List the models that featcache knows by name, and whether their weights are on this machine.
+
+    \b
+      featcache models
+      featcache models dinov2_vitl14              all facts about one; hf:<id> and timm:<name> too
+      featcache models get dinov2_vitl14 --to DIR fetch the weights, to be carried elsewhere
+    """
+    if context.invoked_subcommand is not None:
+        return
     from featcache.models import MODELS
 
-    rows: list[dict[str, Any]] = [asdict(row) for row in MODELS]
+    rows = [_model_facts(row) for row in MODELS]
     if as_json:
         print_json({"models": rows})
         return
-    print_table(
-        [{**row, "size": row["image_size"], "parameters": _millions(row["parameters"])} for row in rows],
-        ["name", "source", "dim", "patch", "size", "parameters", "licence", "checkpoint", "summary"],
+    shown = [
+        {
+            **row,
+            "size": row["image_size"],
+            "parameters": _millions(row["parameters"]),
+            "GFLOPs": _billions(row["flops"]),
+            "gated": "yes" if row["gated"] else "no",
+            "here": "yes" if row["available"] else "no",
+        }
+        for row in rows
+    ]
+    print_table(shown, ["name", "source", "dim", "patch", "size", "parameters", "GFLOPs", "gated", "here", "licence"])
+    click.echo(
+        "GFLOPs of one image at its size; here: whether the weights are on this machine\n"
+        "besides: hf:<hub id or local folder>, timm:<name>; all facts: featcache models NAME, --json"
     )
-    click.echo("besides: hf:<hub id or local folder>, timm:<name> with --weights FILE")
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_context
+def _show(context: click.Context, name: str, as_json: bool) -> None:
+    """All facts about one model."""
+    from featcache.models import resolve_model
+
+    facts = _model_facts(resolve_model(name))
+    if as_json or (context.parent is not None and context.parent.params.get("as_json")):
+        print_json({"model": facts})
+        return
+    facts["parameters"] = _millions(facts["parameters"])
+    facts["GFLOPs"] = _billions(facts.pop("flops"))
+    facts["available"] = "yes" if facts["available"] else "no"
+    width = max(map(len, facts))
+    for fact, value in facts.items():
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else "-" if value in (None, "") else str(value)
+        click.echo(f"{fact.replace('_', ' '):<{width}}  {text}")
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--to",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for one or more models: carry it, then --weights DIR or FEATCACHE_WEIGHTS=DIR.",
+)
+@json_option
+def get(name: str, to: Path, as_json: bool) -> None:
+    """Fetch a model's weights and their configuration into a folder; run again, it checks and completes them.
+
+    \b
+      featcache models get dinov2_vitl14 --to weights
+      FEATCACHE_WEIGHTS=weights featcache extract --model dinov2_vitl14 …     (where there is no internet)
+
+    A gated model needs the agreement of its authors and a token in HF_TOKEN.
+    """
+    from featcache.models import fetch_model
+
+    found = fetch_model(name, to, progress=lambda file, count: click.echo(f"{file}: {_bytes(count)}", err=True))
+    if as_json:
+        print_json(asdict(found))
+        return
+    total = _bytes(sum(found.files.values()))
+    click.echo(f"{found.model}: {total} in {len(found.files)} files, {'checked' if found.reused else 'fetched'}")
+    click.echo(f"from {found.checkpoint} at {found.revision}")
+    click.echo(f"in {found.folder}")
+    print_notes(found.notes)
+
+
+def _model_facts(row: ModelSpec) -> dict[str, Any]:
+    """Every field of a row, where its weights are on this machine, and how to get them if they are not."""
+    import warnings
+
+    from featcache.errors import FeatcacheError, FeatcacheWarning
+    from featcache.models import locate_weights
+
+    facts: dict[str, Any] = {
+        **asdict(row),
+        "available": True,
+        "weights": None,
+        "weights_revision": None,
+        "remedy": None,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FeatcacheWarning)  # said when the weights are used
+            source = locate_weights(row, download=False)
+    except FeatcacheError as error:
+        return {**facts, "available": False, "remedy": error.remedy}
+    return {**facts, "weights": source.path, "weights_revision": source.revision}
 
 
 @click.group(invoke_without_command=True)
@@ -113,3 +221,13 @@ def _found(name: str) -> str | None:
 
 def _millions(count: int | None) -> str:
     return "-" if count is None else f"{count / 1e6:.1f} M"
+
+
+def _billions(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e9:.1f}"
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "size unknown"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -48,7 +48,12 @@ def doctor(home: Path | None, as_json: bool) -> None:
     click.echo(f"featcache {findings['featcache']}, Python {findings['python']}")
     for name in ("packages", "devices", "folders", "models", "datasets"):
         click.echo(f"\n{name}")
-        print_table(findings[name])
+        print_table([row for row in findings[name] if row.get("weights") != "missing"])
+    missing = [row["model"] for row in findings["models"] if row["weights"] == "missing"]
+    if missing:
+        click.echo(
+            f"\nno weights here (`featcache models get NAME --to DIR`, `featcache models NAME`): {', '.join(missing)}"
+        )
 
 
 def _version(package: str) -> str:

@@ -224,4 +224,5 @@ def _provenance(plan: Plan, device: str, batch_size: int) -> dict[str, Any]:
         "batch_size": batch_size,
         "weights_source": plan.weights.identity.split("|")[0].rsplit("/", 1)[-1],
         "checkpoint": plan.spec.checkpoint,
+        "revision": plan.weights.revision,
     }

@@ -12,7 +12,7 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction.computing import compute
 from featcache.extraction.outcome import ADVICE, Outcome
-from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, union_of
+from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, settle_model, union_of
 from featcache.extraction.several_devices import extract_on_devices, listed_devices
 from featcache.extraction.sharding import Shard, checked_shard, rows_there, shard_notes
 from featcache.imaging import Preprocess
@@ -186,6 +186,9 @@ def extract_models(
     device = several[0] if several else device
     folder = find_home(home)
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
+    # Unusable weights are said before any image is read.
+    seen: dict[str, Any] = {"weights": weights, "preprocess": preprocess, "image_size": image_size}
+    settled = [settle_model(spec, loaded, registry_name, **seen) for spec in specs]
     recorded = record_samples(loaded, folder / loaded.name, registry_name)
     plans = [
         make_plan(
@@ -193,18 +196,16 @@ def extract_models(
             loaded,
             home=folder,
             registry_name=registry_name,
-            weights=weights,
-            preprocess=preprocess,
-            image_size=image_size,
             precision=precision,
             dtype=dtype,
             device=device,
             patches=patches,
             format=format,
             recorded=recorded,
+            settled=own,
             shard=shard,
         )
-        for spec in specs
+        for spec, own in zip(specs, settled, strict=True)
     ]
     if len(several) > 1 and any(len(plan.pending) for plan in plans):
         plans = [replace(plan, encoder=None) for plan in plans]  # each process loads its own

@@ -25,6 +25,7 @@ from featcache.models import (
     WeightsSource,
     load_encoder,
     locate_weights,
+    require_input_size,
 )
 from featcache.records import Failure, Selector
 from featcache.store import (
@@ -44,12 +45,14 @@ from featcache.store import (
 
 __all__ = [
     "Plan",
+    "SettledModel",
     "forget_weights",
     "make_plan",
     "missing_rows",
     "portable_name",
     "readable_keys",
     "record_samples",
+    "settle_model",
     "union_of",
 ]
 
@@ -107,6 +110,44 @@ class Plan:
         return self.folder / self.key.store_name
 
 
+@dataclass(frozen=True, slots=True)
+class SettledModel:
+    """A model whose weights are usable, and how it sees images."""
+
+    preprocess: Preprocess
+    """Pixels to tensor."""
+    weights: WeightsSource
+    """Where its weights come from."""
+    digest: str
+    """Of the weights."""
+    encoder: Encoder | None
+    """Loaded already, if the digest had to be computed."""
+
+
+def settle_model(
+    spec: ModelSpec,
+    dataset: Dataset,
+    registry_name: str,
+    *,
+    weights: Path | str | None,
+    preprocess: str | Preprocess,
+    image_size: int | None,
+) -> SettledModel:
+    """Everything about a model that can be wrong, before any image is read.
+
+    Raises
+    ------
+    ConfigurationError, WeightsError
+        If the recipe, the input size or the weights cannot be used.
+    """
+    recipe = (
+        _recipe(preprocess, spec, image_size, dataset, registry_name) if isinstance(preprocess, str) else preprocess
+    )
+    require_input_size(spec, recipe.crop)
+    source = locate_weights(spec, None if weights is None else Path(weights))
+    return SettledModel(recipe, source, *_weights_digest(spec, source, recipe, StatIndex()))
+
+
 def make_plan(
     spec: ModelSpec,
     dataset: Dataset,
@@ -123,31 +164,30 @@ def make_plan(
     format: StoreFormat | None = None,
     record: bool = True,
     recorded: tuple[list[bytes | None], list[Failure]] | None = None,
+    settled: SettledModel | None = None,
     shard: Shard | None = None,
 ) -> Plan:
     """Find out what is missing; with ``record``, write ``samples.parquet``.
 
     With ``shard``, what is missing and what failed is that of the shard's rows; the table is that of all rows.
 
-    ``registry_name`` is the dataset's loader, ``recorded`` what :func:`record_samples` gave, if it was called
-    already; the other parameters are those of :func:`featcache.extract`.
+    ``registry_name`` is the dataset's loader, ``recorded`` what :func:`record_samples` gave and ``settled`` what
+    :func:`settle_model` gave, if they were called already; the other parameters are those of :func:`featcache.extract`.
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
-    recipe = (
-        _recipe(preprocess, spec, image_size, dataset, registry_name) if isinstance(preprocess, str) else preprocess
+    chosen = settled or settle_model(
+        spec, dataset, registry_name, weights=weights, preprocess=preprocess, image_size=image_size
     )
-    source = locate_weights(spec, None if weights is None else Path(weights))
     folder = home / dataset.name
     digests, failures = recorded or record_samples(dataset, folder, registry_name, write=record)
-    weights_digest, encoder = _weights_digest(spec, source, recipe, StatIndex())
     key = Key(
         model=spec.name,
-        weights=weights_digest,
+        weights=chosen.digest,
         precision=precision,
         runtime="torch",
         dtype=_dtype(dtype, spec),
-        preprocess=recipe.as_dict(),
+        preprocess=chosen.preprocess.as_dict(),
         decoders=_decoders(dataset),
         encoder=ENCODER_VERSIONS[spec.source],
     )
@@ -167,13 +207,13 @@ def make_plan(
         dataset=dataset,
         folder=folder,
         spec=spec,
-        weights=source,
-        preprocess=recipe,
+        weights=chosen.weights,
+        preprocess=chosen.preprocess,
         key=key,
         digests=tuple(digests),
         missing=missing,
         failures=tuple(failures),
-        encoder=encoder,
+        encoder=chosen.encoder,
         form=form,
         notes=(*dataset.notes, *notes),
         shard=shard,

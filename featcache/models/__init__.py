@@ -1,18 +1,25 @@
 """Encoders: rows of facts, weights from files, one module per source. Importing this loads no torch."""
 
+from featcache.models.costs import Costs, count_costs
 from featcache.models.encoder import ENCODER_VERSIONS, Encoder, load_encoder, load_model
-from featcache.models.spec import ModelSpec
+from featcache.models.fetching import FetchedModel, fetch_model
+from featcache.models.spec import ModelSpec, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import MODELS, resolve_model
 
 __all__ = [
+    "Costs",
     "ENCODER_VERSIONS",
     "Encoder",
+    "FetchedModel",
     "MODELS",
     "ModelSpec",
     "WeightsSource",
+    "count_costs",
+    "fetch_model",
     "load_encoder",
     "load_model",
     "locate_weights",
+    "require_input_size",
     "resolve_model",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import pickle
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from featcache.errors import ConfigurationError
-from featcache.models.spec import ModelSpec, Source
+from featcache.models.checkpoints import code_error
+from featcache.models.spec import ModelSpec, Source, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import resolve_model
 from featcache.registry import load_dotted
@@ -122,14 +123,11 @@ def load_encoder(spec: ModelSpec, source: WeightsSource, *, image_size: int) -> 
     WeightsError
         If the file is damaged or of another architecture.
     """
-    if spec.patch is not None and image_size % spec.patch:
-        below = image_size // spec.patch * spec.patch
-        near = [size for size in (below, below + spec.patch) if size > 0]
-        raise ConfigurationError(
-            f"{spec.name} takes multiples of its patch of {spec.patch} pixels, not {image_size}",
-            remedy=f"Nearest: --image-size {' or '.join(map(str, near))}.",
-        )
-    encoder: Encoder = load_dotted(_BUILDERS[spec.source])(spec, source, image_size)
+    require_input_size(spec, image_size)
+    try:
+        encoder: Encoder = load_dotted(_BUILDERS[spec.source])(spec, source, image_size)
+    except pickle.UnpicklingError as error:  # out of a library that reads the file itself
+        raise code_error(source.path, error) from error
     return encoder
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ModelSpec", "Source"]
+from featcache.errors import ConfigurationError
 
-Source = Literal["dinov2", "huggingface", "pixels", "timm"]
+__all__ = ["ModelSpec", "Source", "require_input_size"]
+
+Source = Literal["dinov2", "huggingface", "open_clip", "pixels", "timm"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +57,37 @@ class ModelSpec:
     std: tuple[float, float, float]
     """Per RGB channel."""
     parameters: int | None
-    """How many, classifier excluded."""
+    """Of the vision tower; classifier, text tower and mask token excluded."""
     float16_safe: bool
     """Whether features are known to fit float16; otherwise float32 is stored."""
     citation: str
     """To be cited by who uses it."""
     random_seed: int | None = None
     """Seed of random weights, for a control; None loads a checkpoint."""
+    flops: int | None = None
+    """Floating point operations of one image at the native size, a multiplication with its addition counted as two."""
+    revision: str | None = None
+    """Commit of the checkpoint's repository, where one can be cited; None is resolved and recorded at download."""
+
+
+def require_input_size(spec: ModelSpec, image_size: int) -> None:
+    """Refuse an input size that is no multiple of a model's patch.
+
+    Raises
+    ------
+    ConfigurationError
+        With the nearest sizes.
+
+    Examples
+    --------
+    >>> from featcache.models import MODELS
+    >>> require_input_size(MODELS["dinov2_vits14"], 448)
+    """
+    if image_size < 1 or (spec.patch is not None and image_size % spec.patch):
+        patch = spec.patch or 1
+        below = max(image_size, 0) // patch * patch
+        near = [size for size in (below, below + patch) if size > 0]
+        raise ConfigurationError(
+            f"{spec.name} takes multiples of its patch of {patch} pixels, not {image_size}",
+            remedy=f"Nearest: --image-size {' or '.join(map(str, near))}.",
+        )

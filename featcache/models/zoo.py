@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from featcache.errors import UnknownNameError
-from featcache.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from featcache.models.rows_language import LANGUAGE
+from featcache.models.rows_self_supervised import SELF_SUPERVISED
+from featcache.models.rows_supervised import SUPERVISED
+from featcache.models.spec import HALF, ModelSpec
 from featcache.registry import Registry, load_dotted
 
 __all__ = ["MODELS", "resolve_model"]
-
-_HALF = (0.5, 0.5, 0.5)
 
 _LITE0 = ModelSpec(
     name="efficientnet_lite0",
@@ -28,37 +29,13 @@ _LITE0 = ModelSpec(
     resize="shortest",
     crop_fraction=0.875,
     interpolation="bicubic",
-    mean=_HALF,
-    std=_HALF,
+    mean=HALF,
+    std=HALF,
     parameters=3_371_008,
     float16_safe=True,
     citation="Tan & Le, EfficientNet, ICML 2019 (lite variant, 2020)",
+    flops=767_815_104,
 )
-
-
-def _dinov2(letter: str, size: str, dim: int, depth: int, parameters: int) -> ModelSpec:
-    return ModelSpec(
-        name=f"dinov2_vit{letter}14",
-        source="dinov2",
-        architecture=f"vit_{size}_patch14_dinov2",
-        summary=f"DINOv2 ViT-{letter if letter == 'g' else letter.upper()}/14, positions resized as the authors do",
-        checkpoint=f"facebook/dinov2-{size}",
-        files=(f"dinov2_vit{letter}14_pretrain.pth", "model.safetensors", "pytorch_model.bin"),
-        licence="Apache-2.0",
-        gated=False,
-        dim=dim,
-        depth=depth,
-        patch=14,
-        image_size=224,
-        resize="shortest",
-        crop_fraction=224 / 256,
-        interpolation="bicubic",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        parameters=parameters,
-        float16_safe=True,
-        citation="Oquab et al., DINOv2, TMLR 2024 (arXiv 2304.07193)",
-    )
 
 
 MODELS: Registry[ModelSpec] = Registry(
@@ -90,16 +67,16 @@ MODELS: Registry[ModelSpec] = Registry(
             resize="shortest",
             crop_fraction=0.875,
             interpolation="bicubic",
-            mean=_HALF,
-            std=_HALF,
+            mean=HALF,
+            std=HALF,
             parameters=0,
             float16_safe=True,
             citation="",
+            flops=0,
         ),
-        _dinov2("s", "small", 384, 12, 22_056_192),
-        _dinov2("b", "base", 768, 12, 86_579_712),
-        _dinov2("l", "large", 1024, 24, 304_367_616),
-        _dinov2("g", "giant", 1536, 40, 1_136_479_232),
+        *SELF_SUPERVISED,
+        *LANGUAGE,
+        *SUPERVISED,
     ],
 )
 

@@ -146,7 +146,9 @@ def test_doctor_models_and_datasets_report(tmp_path: Path) -> None:
     assert weights["efficientnet_lite0"] == "here"
     assert weights["dinov2_vitl14"] == "missing"
     assert found["devices"][0]["device"] == "cpu"
-    assert "dinov2_vitl14_pretrain.pth" in run("doctor", **offline).stdout
+    assert "dinov2_vitl14_pretrain.pth" in {row["model"]: row["where"] for row in found["models"]}["dinov2_vitl14"]
+    told = run("doctor", **offline).stdout
+    assert "dinov2_vitl14" in told.split("no weights here")[1]
     names = {row["name"] for row in json.loads(run("models", "--json").stdout)["models"]}
     assert names == set(featcache.list_models())
     listed = {row["name"]: row for row in json.loads(run("datasets", "--json").stdout)["datasets"]}

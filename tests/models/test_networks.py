@@ -16,7 +16,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import save_file
 
 from featcache.errors import ConfigurationError, UnknownNameError, WeightsError
-from featcache.models import MODELS, load_model, locate_weights, resolve_model
+from featcache.models import load_model, locate_weights, resolve_model
 from featcache.models.checkpoints import read_tensors, tensors_digest
 from featcache.models.timm_networks import VisionTransformerEncoder, in_order_of
 from tests.models.test_dinov2 import relative_error
@@ -225,17 +225,6 @@ def test_reduced_precision_stays_close_to_full(tmp_path: Path) -> None:
     assert torch.nn.functional.cosine_similarity(full, half).min() > 0.99
 
 
-def test_the_zoo_tells_the_truth_about_dimensions() -> None:
-    for spec in MODELS:
-        if spec.source == "dinov2":
-            with torch.device("meta"):
-                network = timm.create_model(spec.architecture, num_classes=0, img_size=518)
-            assert (network.num_features, len(network.blocks)) == (spec.dim, spec.depth)
-            assert sum(parameter.numel() for parameter in network.parameters()) == spec.parameters, spec.name
-    network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    assert sum(parameter.numel() for parameter in network.parameters()) == MODELS["efficientnet_lite0"].parameters
-
-
 def test_importing_the_package_loads_no_framework() -> None:
     code = "import sys, featcache.models; print([m for m in ('torch', 'timm', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -303,9 +292,9 @@ def test_an_input_size_that_a_network_refuses_is_a_configuration_error(
         load_model(f"timm:{name}", weights=tmp_path / "w.safetensors", image_size=size)
 
 
-def test_a_folder_is_no_checkpoint_of_timm(tmp_path: Path) -> None:
+def test_the_checkpoint_in_a_folder_is_checked_like_any_other(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="is no file"):
+    with pytest.raises(WeightsError, match=r"surplus: a \(1,\)"):
         load_model("timm:resnet18", weights=tmp_path)
 
 
