@@ -26,6 +26,7 @@ __all__ = [
     "Subgroup",
     "Task",
     "TaskType",
+    "VolumeGeometry",
 ]
 
 Axis = Literal["axial", "coronal", "sagittal"]
@@ -112,6 +113,22 @@ class Image:
     """A recommended display table: value of ``array`` that the first entry is for, entries; not applied."""
     notes: tuple[str, ...] = ()
     """What a careful user should know of this image, in sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGeometry:
+    """Where the voxels of a volume lie, here (canonical RAS order) and in the file that it was read from."""
+
+    shape: tuple[int, int, int]
+    """(X, Y, Z) of the array that :attr:`Image.array` is."""
+    affine: NDArray[np.float64]
+    """(4, 4), indices of that array to RAS+ millimetres."""
+    file_shape: tuple[int, int, int]
+    """Of the file's array before its axes were permuted and flipped."""
+    file_affine: NDArray[np.float64]
+    """(4, 4), indices of the file's array to RAS+, as the file says it, in units of ``file_unit`` mm."""
+    file_unit: float = 1.0
+    """Millimetres of one unit of ``file_affine``: 1, 1000 (metres) or 0.001 (micrometres)."""
 
 
 @dataclass(frozen=True, slots=True)

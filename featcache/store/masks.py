@@ -1,0 +1,262 @@
+"""``masks.zarr``: the segmentation targets of a dataset at native size, shared by all models (``docs/format.md``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import StoreCorruptError, StoreNotFoundError, StoreVersionError, UnknownNameError
+from featcache.records import Axis, Selector, VolumeGeometry
+from featcache.registry import nearest
+from featcache.store.find import MASKS
+
+__all__ = ["MASKS_VERSION", "Masks", "masks_path", "open_masks", "read_mask_attributes"]
+
+MASKS_VERSION = 1
+"""Of the layout of ``masks.zarr``."""
+
+_AXIS_OF: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+_REMEDY = "Write the masks of the dataset: featcache masks --dataset D, or extract with --patches."
+_DAMAGED = "Remove the folder and write the masks again: featcache masks --dataset D."
+
+
+def masks_path(home: Path, dataset: str) -> Path:
+    """The group with the masks of a dataset of the home."""
+    return home / dataset / MASKS
+
+
+class Masks:
+    """Label values of the samples of one task, by sample id.
+
+    ``masks[id]`` is (H, W) uint8 at the native grid of the plane, as :func:`featcache.imaging.select` gives it: row 0
+    at the top. 0 is the background, ``n`` is ``class_names[n]``. Facts of the rows are in memory, labels are read.
+
+    Parameters
+    ----------
+    path
+        The group ``masks.zarr``.
+    task
+        Name of the task; None for the only one.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task.
+    class_names : tuple of str
+        By label value, the background first.
+    ids : tuple of str
+        Samples that have a mask, in the order of the samples table when they were written.
+    """
+
+    def __init__(self, path: Path, task: str | None = None) -> None:
+        self.path = path
+        attributes = read_mask_attributes(path)
+        self.task = _chosen(task, list(attributes["tasks"]), path)
+        facts = attributes["tasks"][self.task]
+        self.class_names: tuple[str, ...] = tuple(facts["classes"])
+        rows = _read_group(path, facts["rows"])
+        self.ids: tuple[str, ...] = tuple(rows["ids"].tolist())
+        self.rows: dict[str, NDArray[Any]] = rows
+        self._row = {name: row for row, name in enumerate(self.ids)}
+        self._volumes = {name: row for row, name in enumerate(rows["volume_names"].tolist())}
+        self._parts: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __contains__(self, sample: object) -> bool:
+        return sample in self._row
+
+    def __getitem__(self, sample: str) -> NDArray[np.uint8]:
+        """(H, W) uint8 label values of a sample at its native grid.
+
+        Raises
+        ------
+        UnknownNameError
+            If the sample has no mask.
+        StoreCorruptError
+            If its bytes fail their checksum.
+        """
+        row = self._row_of(sample)
+        height, width = self.rows["shape"][row].tolist()
+        offset = int(self.rows["offset"][row])
+        flat = self._labels(int(self.rows["part"][row]), offset, offset + height * width)
+        return flat.reshape(height, width)
+
+    def shape(self, sample: str) -> tuple[int, int]:
+        """(H, W) of a sample's plane, without reading it."""
+        height, width = self.rows["shape"][self._row_of(sample)].tolist()
+        return int(height), int(width)
+
+    def spacing(self, sample: str) -> tuple[float, float] | None:
+        """(row, column) distance of pixels in mm; None where the image says none (PNG, ``.npy``, ``.mat``)."""
+        row, column = self.rows["spacing"][self._row_of(sample)].tolist()
+        return None if np.isnan(row) or np.isnan(column) else (row, column)
+
+    def selector(self, sample: str) -> Selector:
+        """Which part of its volume or file the plane is, on the grid of the image."""
+        return Selector.from_text(self.rows["selectors"][self._row_of(sample)])
+
+    def volume(self, sample: str) -> str | None:
+        """The volume that the plane was cut from; None for a picture and where the file has no geometry."""
+        row = int(self.rows["volume"][self._row_of(sample)])
+        return None if row < 0 else str(self.rows["volume_names"][row])
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        """Volumes whose geometry is known."""
+        return tuple(self._volumes)
+
+    def members(self, volume: str) -> tuple[str, ...]:
+        """Samples of a volume, ordered by axis and index; empty for an unknown one."""
+        place = self._volumes.get(volume, -2)
+        found = [(self.selector(self.ids[row]), self.ids[row]) for row in np.flatnonzero(self.rows["volume"] == place)]
+        return tuple(name for _, name in sorted(found, key=lambda item: (item[0].axis or "", item[0].index or 0)))
+
+    def geometry(self, volume: str) -> VolumeGeometry | None:
+        """Shape and affine of a volume, here and in its file; None if they are unknown."""
+        row = self._volumes.get(volume)
+        if row is None:
+            return None
+        rows = self.rows
+        return VolumeGeometry(
+            _triple(rows["volume_shape"][row]),
+            rows["volume_affine"][row],
+            _triple(rows["file_shape"][row]),
+            rows["file_affine"][row],
+            float(rows["file_unit"][row]),
+        )
+
+    def affine(self, volume: str) -> NDArray[np.float64] | None:
+        """(4, 4), indices of the canonical (X, Y, Z) array to RAS+ millimetres; None if unknown."""
+        geometry = self.geometry(volume)
+        return None if geometry is None else geometry.affine
+
+    def thickness(self, volume: str) -> float | None:
+        """Distance in mm of neighbouring slices along the axis that the volume was sliced on; None if unknown.
+
+        It is the length of one step of the index, also where only every third slice is a sample.
+        """
+        geometry, members = self.geometry(volume), self.members(volume)
+        axis = self.selector(members[0]).axis if members else None
+        if geometry is None or axis is None:
+            return None
+        return float(np.linalg.norm(geometry.affine[:3, _AXIS_OF[axis]]))
+
+    def _row_of(self, sample: str) -> int:
+        try:
+            return self._row[sample]
+        except KeyError:
+            raise UnknownNameError(
+                f"sample {sample!r} has no mask for task {self.task!r} in {self.path}{nearest(sample, self.ids)}",
+                remedy="Leave it out, or write its mask: featcache masks --dataset D.",
+            ) from None
+
+    def _labels(self, part: int, start: int, stop: int) -> NDArray[np.uint8]:
+        import zarr
+
+        name = part_name(part)
+        try:
+            if part not in self._parts:
+                self._parts[part] = zarr.open_array(self.path / name, mode="r")
+            labels: NDArray[np.uint8] = np.asarray(self._parts[part][start:stop])
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise StoreCorruptError(f"{self.path / name} cannot be read ({error})", remedy=_DAMAGED) from error
+        if len(labels) != stop - start:
+            raise StoreCorruptError(f"{self.path / name} ends before {stop}", remedy=_DAMAGED)
+        return labels
+
+
+def open_masks(home: Path, dataset: str, *, task: str | None = None) -> Masks:
+    """Open the masks of a dataset.
+
+    Parameters
+    ----------
+    home
+        Folder of the stores.
+    dataset
+        The dataset's name in the home.
+    task
+        Name of the segmentation task; needed where there are several.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If none were written, with the command that does.
+    StoreVersionError
+        If a newer featcache wrote them.
+    StoreCorruptError
+        If the group is damaged.
+    UnknownNameError
+        If the task is not among them, or none is named and there are several.
+    """
+    path = masks_path(home, dataset)
+    if not (path / "zarr.json").is_file():
+        raise StoreNotFoundError(
+            f"no masks of dataset {dataset!r} in {home}", remedy=_REMEDY.replace(" D", f" {dataset}")
+        )
+    return Masks(path, task)
+
+
+def part_name(number: int) -> str:
+    """Folder of an array of labels."""
+    return f"labels-{number:08}"
+
+
+def read_mask_attributes(path: Path) -> dict[str, Any]:
+    """The attribute ``featcache`` of the group: version, tasks, next number.
+
+    Raises
+    ------
+    StoreCorruptError
+        If the document is damaged or of something else.
+    StoreVersionError
+        If it is of a newer version.
+    """
+    try:
+        attributes: dict[str, Any] = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"][
+            "featcache"
+        ]
+        version = int(attributes["masks_version"])
+        if version <= MASKS_VERSION:
+            _ = int(attributes["next"]), {name: task["rows"] for name, task in attributes["tasks"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreCorruptError(f"{path} holds no masks of featcache ({error!r})", remedy=_DAMAGED) from error
+    if version > MASKS_VERSION:
+        raise StoreVersionError(
+            f"{path} has version {version}, this featcache reads up to {MASKS_VERSION}", remedy="Upgrade featcache."
+        )
+    return attributes
+
+
+def _chosen(task: str | None, tasks: Sequence[str], path: Path) -> str:
+    if task is None and len(tasks) == 1:
+        return tasks[0]
+    if task in tasks:
+        return str(task)
+    what = f"no masks of task {task!r} in {path}" if task is not None else f"{path} has masks of {len(tasks)} tasks"
+    raise UnknownNameError(what, remedy=f"Name one with --task: {', '.join(tasks)}.")
+
+
+def _read_group(path: Path, name: str) -> dict[str, NDArray[Any]]:
+    """All arrays of a group of rows."""
+    import zarr
+
+    try:
+        group = zarr.open_group(path / name, mode="r")
+        return {array: np.asarray(group[array][:]) for array in group.array_keys()}
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise StoreCorruptError(f"{path / name} cannot be read ({error})", remedy=_DAMAGED) from error
+
+
+def _triple(values: NDArray[Any]) -> tuple[int, int, int]:
+    x, y, z = values.tolist()
+    return int(x), int(y), int(z)
