@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class MaskWriter:
         self._attributes = _attributes_of(path)
         self._geometries: dict[str, VolumeGeometry] = {}
         self._rows: dict[str, MaskRow] = {}
+        self._known: dict[bytes, MaskRow] = {}
         self._places: dict[bytes, tuple[int, int, tuple[int, int]]] = {}
         self._held: list[NDArray[np.uint8]] = []
         self._held_size = 0
@@ -116,11 +117,31 @@ class MaskWriter:
                 f"the mask of {row.id!r} names the volume {row.volume!r}, whose geometry is unknown",
                 remedy="Give the geometry with its first mask, or no volume.",
             )
-        self._rows[row.id] = row
+        self._rows[row.id] = self._known[row.digest] = row
 
-    def geometry(self, volume: str) -> VolumeGeometry | None:
-        """What was noted of a volume before."""
-        return self._geometries.get(volume)
+    def reuse(self, name: str, digest: bytes, volume: str) -> bool:
+        """Note a sample under its id if the labels of its digest are there, with what is known of them.
+
+        Parameters
+        ----------
+        name
+            The sample's id, which may be new.
+        digest
+            Of its mask.
+        volume
+            The name of its volume, which may be new.
+
+        Returns
+        -------
+        bool
+            Whether they are there.
+        """
+        known = self._known.get(digest)
+        if known is None:
+            return False
+        geometry = None if known.volume is None else self._geometries[known.volume]
+        self.keep(replace(known, id=name, volume=None if geometry is None else volume), geometry)
+        return True
 
     def commit(self, ids: Sequence[str] | None = None) -> None:
         """Write what is held and make it visible, all at once.
@@ -187,7 +208,7 @@ class MaskWriter:
             digest = rows["digests"][place].tobytes()
             self._places[digest] = (parts[place], offsets[place], (shapes[place][0], shapes[place][1]))
             facts = str(rows["selectors"][place]), masks.spacing(name), masks.volume(name)
-            self._rows[name] = MaskRow(name, digest, *facts)
+            self._rows[name] = self._known[digest] = MaskRow(name, digest, *facts)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,200 @@
+"""``write_masks``: the segmentation targets of a dataset, decoded once, on the grid of their images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from featcache.datasets import Dataset
+from featcache.errors import ConfigurationError, ImageError
+from featcache.extraction.mask_reading import MaskReader, Target
+from featcache.extraction.plan import record_samples
+from featcache.records import Failure, Selector, Task
+from featcache.store import StatIndex, find_home
+from featcache.store.mask_writer import MaskRow, MaskWriter, open_mask_writer
+from featcache.store.masks import masks_path
+
+__all__ = ["MASK_READER_VERSION", "MaskReport", "write_masks"]
+
+MASK_READER_VERSION = 1
+"""Semantic version of how files become labels; part of each mask's digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskReport:
+    """The outcome of :func:`write_masks` for one task."""
+
+    path: Path
+    """The group ``masks.zarr``."""
+    task: str
+    """The task's name."""
+    classes: tuple[str, ...]
+    """Class names by label value."""
+    written: int
+    """Samples whose mask was read in this run."""
+    kept: int
+    """Samples whose mask was there already."""
+    without: int
+    """Samples for which the dataset names no mask."""
+    failures: tuple[Failure, ...]
+    """Masks that cannot be used; their samples have none."""
+    notes: tuple[str, ...]
+    """What a user should know, in sentences."""
+
+
+def write_masks(
+    dataset: Dataset,
+    *,
+    home: Path | str | None = None,
+    task: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[MaskReport, ...]:
+    """Read the masks that a dataset names and keep them in ``<home>/<dataset>/masks.zarr``.
+
+    What is there already and comes from the same bytes is not read again; a changed file replaces its mask. A mask
+    on another grid than its image is resampled to it (nearest neighbour) where both say where their voxels lie. One
+    that cannot be used is a failure of its samples, and the run goes on.
+
+    Parameters
+    ----------
+    dataset
+        A loaded dataset with a task of type ``segmentation``.
+    home
+        Folder of the stores; default FEATCACHE_HOME or the platform's data folder.
+    task
+        Name of one segmentation task; default all of them.
+    progress
+        Called with the samples done and their number.
+
+    Returns
+    -------
+    tuple of MaskReport
+        One for each task.
+
+    Raises
+    ------
+    ConfigurationError
+        If the dataset has no such task, or its classes do not fit its columns.
+    StoreError
+        If the masks cannot be written.
+    """
+    folder = find_home(home)
+    known = [found for found in dataset.tasks if found.type == "segmentation"]
+    chosen = [found for found in known if task in (None, found.name)]
+    if not chosen:
+        names = ", ".join(found.name for found in known) or "none"
+        wanted = "segmentation task" if task is None else f"segmentation task {task!r}"
+        raise ConfigurationError(
+            f"dataset {dataset.name!r} has no {wanted}",
+            remedy=f"Its segmentation tasks: {names}. Datasets with label files: featcache datasets.",
+        )
+    for found in chosen:
+        _refuse_misfit(found, dataset.name)
+    images, _ = record_samples(dataset, folder / dataset.name, dataset.name, write=False)
+    return tuple(_write(dataset, found, folder, images, progress) for found in chosen)
+
+
+def _write(
+    dataset: Dataset,
+    task: Task,
+    home: Path,
+    images: Sequence[bytes | None],
+    progress: Callable[[int, int], None] | None,
+) -> MaskReport:
+    samples = dataset.samples
+    named = samples[list(task.columns)].notna()
+    rows = np.flatnonzero(named.all(axis=1))
+    incomplete = np.flatnonzero(named.any(axis=1) & ~named.all(axis=1))
+    digests, unreadable = _digests(dataset, task, rows, images)
+    reader = MaskReader(task)
+    failures: list[Failure] = []
+    written = kept = 0
+    ids, volumes = (_texts(samples, column) for column in ("id", "volume"))
+    with open_mask_writer(home, dataset.name, task.name, task.classes) as writer:
+        for done, row in enumerate(rows.tolist()):
+            target = Target(
+                dataset.sample(row), _masks_of(dataset, task, row), volumes[row] or str(samples["path"][row])
+            )
+            try:
+                if row in unreadable:
+                    raise ImageError(unreadable[row], remedy="Restore the file or its permissions, or remove its row.")
+                if writer.reuse(ids[row], digests[row], target.volume):
+                    kept += 1
+                else:
+                    _add(writer, reader, target, MaskRow(ids[row], digests[row], target.sample.selector.to_text()))
+                    written += 1
+            except ImageError as error:
+                place = " and ".join(str(samples[column][row]) for column in task.columns)
+                failures.append(Failure(ids[row], place, error.message, error.remedy or ""))
+            if progress is not None:
+                progress(done + 1, len(rows))
+        failed = {failure.id for failure in failures} - {ids[row] for row in unreadable}
+        writer.commit([ids[row] for row in rows.tolist() if ids[row] not in failed])
+    without = len(samples) - len(rows)
+    notes = [*reader.notes, *_shortcomings(incomplete, ids, task)]
+    path = masks_path(home, dataset.name)
+    return MaskReport(path, task.name, task.classes, written, kept, without, tuple(failures), tuple(notes))
+
+
+def _add(writer: MaskWriter, reader: MaskReader, target: Target, row: MaskRow) -> None:
+    found = reader.read(target)
+    volume = target.volume if found.geometry is not None else None
+    writer.add(MaskRow(row.id, row.digest, row.selector, found.spacing, volume), found.labels, found.geometry)
+
+
+def _masks_of(dataset: Dataset, task: Task, row: int) -> tuple[tuple[Path, Selector], ...]:
+    samples = dataset.samples
+    text = samples["mask_selector"][row] if "mask_selector" in samples else ""
+    selector = Selector.from_text(text if isinstance(text, str) else "")
+    return tuple((dataset.root / str(samples[column][row]), selector) for column in task.columns)
+
+
+def _digests(
+    dataset: Dataset, task: Task, rows: NDArray[np.int64], images: Sequence[bytes | None]
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Digest of each mask by row, and why those that have none cannot be read."""
+    samples = dataset.samples
+    selectors = samples["mask_selector"].fillna("").tolist() if "mask_selector" in samples else [""] * len(samples)
+    meaning = json.dumps([MASK_READER_VERSION, task.mask_values, len(task.classes)]).encode()
+    parts: dict[int, list[bytes]] = {row: [meaning, images[row] or bytes(16)] for row in rows.tolist()}
+    problems: dict[int, str] = {}
+    for column in task.columns:
+        paths = [str(samples[column][row]) for row in rows.tolist()]
+        found, errors = StatIndex().row_digests(dataset.root, paths, [selectors[row] for row in rows.tolist()])
+        for row, path, digest in zip(rows.tolist(), paths, found, strict=True):
+            if digest is None:
+                why = errors[path].strerror if path in errors else "no reason is known"
+                problems[row] = f"the mask {path} cannot be read: {why}"
+            parts[row].append(digest or bytes(16))
+    return {row: hashlib.blake2b(b"".join(part), digest_size=16).digest() for row, part in parts.items()}, problems
+
+
+def _refuse_misfit(task: Task, dataset: str) -> None:
+    wanted = len(task.classes) - 1 if task.mask_values is None else len(task.mask_values)
+    has = len(task.columns) if task.mask_values is None else len(task.classes)
+    one_map = task.mask_values is None or len(task.columns) == 1
+    if wanted == has and one_map and len(set(task.mask_values or ())) == len(task.mask_values or ()):
+        return
+    raise ConfigurationError(
+        f"task {task.name!r} of dataset {dataset!r} has the classes {', '.join(task.classes)}, the mask columns "
+        f"{', '.join(task.columns)} and the mask values {task.mask_values}",
+        remedy="Give one binary mask a foreground class, or one label map and one value of mask_values a class.",
+    )
+
+
+def _texts(samples: pd.DataFrame, column: str) -> list[str]:
+    return [value if isinstance(value, str) else "" for value in samples[column].tolist()]
+
+
+def _shortcomings(incomplete: NDArray[np.int64], ids: Sequence[str], task: Task) -> list[str]:
+    if not len(incomplete):
+        return []
+    shown = ", ".join(ids[row] for row in incomplete[:3])
+    return [f"{len(incomplete)} samples lack one of {' and '.join(task.columns)} and have no mask: {shown}."]
