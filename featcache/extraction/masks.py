@@ -117,7 +117,7 @@ def _write(
     failures: list[Failure] = []
     written = kept = 0
     ids, volumes = (_texts(samples, column) for column in ("id", "volume"))
-    with open_mask_writer(home, dataset.name, task.name, task.classes) as writer:
+    with open_mask_writer(home, dataset.name, task.name, task.classes, task.mask_values) as writer:
         for done, row in enumerate(rows.tolist()):
             target = Target(
                 dataset.sample(row), _masks_of(dataset, task, row), volumes[row] or str(samples["path"][row])

@@ -56,12 +56,15 @@ class MaskWriter:
         Name of the task.
     classes
         Class names, the background first.
+    values
+        The value of each class in the files that the masks come from, if they are label maps.
     """
 
-    def __init__(self, path: Path, task: str, classes: Sequence[str]) -> None:
+    def __init__(self, path: Path, task: str, classes: Sequence[str], values: Sequence[int] | None = None) -> None:
         self.path = path
         self.task = task
         self.classes = tuple(classes)
+        self.values = None if values is None else [int(value) for value in values]
         self._attributes = _attributes_of(path)
         self._geometries: dict[str, VolumeGeometry] = {}
         self._rows: dict[str, MaskRow] = {}
@@ -157,7 +160,10 @@ class MaskWriter:
         number = self._attributes["next"]
         name = f"rows-{number:08}"
         self._replace(name, lambda group: _fill(group, rows, self._places, self._geometries))
-        tasks = {**self._attributes["tasks"], self.task: {"classes": list(self.classes), "rows": name}}
+        tasks = {
+            **self._attributes["tasks"],
+            self.task: {"classes": list(self.classes), "values": self.values, "rows": name},
+        }
         self._attributes = {**self._attributes, "tasks": tasks, "next": number + 1}
         write_durably(self.path / "zarr.json", to_json(group_document({"featcache": self._attributes})))
         self._rows = {row.id: row for row in rows}
@@ -212,7 +218,9 @@ class MaskWriter:
 
 
 @contextlib.contextmanager
-def open_mask_writer(home: Path, dataset: str, task: str, classes: Sequence[str]) -> Iterator[MaskWriter]:
+def open_mask_writer(
+    home: Path, dataset: str, task: str, classes: Sequence[str], values: Sequence[int] | None = None
+) -> Iterator[MaskWriter]:
     """Open the masks of a dataset for writing, under their lock; nothing is visible before ``commit``.
 
     Parameters
@@ -225,6 +233,8 @@ def open_mask_writer(home: Path, dataset: str, task: str, classes: Sequence[str]
         Name of the segmentation task.
     classes
         Class names, the background first.
+    values
+        The value of each class in the dataset's files, if they are label maps.
 
     Raises
     ------
@@ -244,7 +254,7 @@ def open_mask_writer(home: Path, dataset: str, task: str, classes: Sequence[str]
     with write_lock(path):
         try:
             _remove_leftovers(path)
-            yield MaskWriter(path, task, classes)
+            yield MaskWriter(path, task, classes, values)
             _remove_leftovers(path)
         except OSError as error:
             if isinstance(error, StoreError):

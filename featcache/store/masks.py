@@ -49,6 +49,8 @@ class Masks:
         Name of the task.
     class_names : tuple of str
         By label value, the background first.
+    values : tuple of int or None
+        What stands for each class in the dataset's own label maps; None where it has binary masks.
     ids : tuple of str
         Samples that have a mask, in the order of the samples table when they were written.
     """
@@ -59,6 +61,7 @@ class Masks:
         self.task = _chosen(task, list(attributes["tasks"]), path)
         facts = attributes["tasks"][self.task]
         self.class_names: tuple[str, ...] = tuple(facts["classes"])
+        self.values: tuple[int, ...] | None = None if facts.get("values") is None else tuple(facts["values"])
         rows = _read_group(path, facts["rows"])
         self.ids: tuple[str, ...] = tuple(rows["ids"].tolist())
         self.rows: dict[str, NDArray[Any]] = rows

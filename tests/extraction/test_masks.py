@@ -70,6 +70,7 @@ def test_slices_of_a_label_volume_are_those_that_a_viewer_shows(
     (report,) = write_masks(volumes_of(tmp_path, axis=axis))
     assert (report.written, report.kept, report.failures, report.notes) == (len(open_masks(home, "scan")), 0, (), ())
     masks = open_masks(home, "scan")
+    assert masks.values == (0, 1, 5)
     numbers = np.select([labels == 1, labels == 5], [1, 2], 0)
     for index, name in enumerate(masks.ids):
         # Radiological display: the patient's right on the left, anterior or superior at the top.
