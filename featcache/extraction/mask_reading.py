@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import ImageError
 from featcache.imaging import read, select, unit_of
-from featcache.imaging.grids import Grid, grid_of, same_place
+from featcache.imaging.grids import Grid, comparable, grid_of, same_place
 from featcache.records import Image, Sample, Selector, Task, VolumeGeometry
 
 __all__ = ["MaskReader", "PlaneMask", "Target"]
@@ -132,14 +132,14 @@ class MaskReader:
                 f"{'does' if grid.known else 'does not'}; they have {_size(own.shape)} and {_size(grid.shape)} voxels",
                 remedy="Write the mask again with the affine of its image (the header's sform).",
             )
-        if own.known and not same_place(own.geometry, grid.geometry):
+        if own.known and comparable(own.geometry, grid.geometry) and not same_place(own.geometry, grid.geometry):
             labels = _resampled(labels, own.geometry, grid.geometry, path)
             self._resampled.append(path.name)
         elif labels.shape != grid.shape:
             raise ImageError(
-                f"the mask {path.name} has {_size(labels.shape)} voxels, its image {_size(grid.shape)}, and neither "
-                "says where they lie",
-                remedy="Resample the mask to the image's grid, or write both with their affines.",
+                f"the mask {path.name} has {_size(labels.shape)} voxels, its image {_size(grid.shape)}, and their "
+                f"affines {'are the same' if own.known else 'are unknown'}",
+                remedy="Copy both again if one is truncated; else resample the mask to the image's grid.",
             )
         return Image(labels, "volume", (0.0, 255.0))
 

@@ -13,7 +13,7 @@ from featcache.imaging.planes import select
 from featcache.imaging.reader import decoder_of, read
 from featcache.records import Axis, Image, Selector, VolumeGeometry
 
-__all__ = ["Grid", "grid_of", "same_place"]
+__all__ = ["Grid", "comparable", "grid_of", "same_place"]
 
 _PLANE_AXES: dict[Axis, tuple[int, int]] = {"axial": (1, 0), "coronal": (2, 0), "sagittal": (2, 1)}
 """Axes of the canonical volume along which a slice's rows and columns are counted."""
@@ -112,3 +112,12 @@ def same_place(one: VolumeGeometry, other: VolumeGeometry) -> bool:
     distance = np.linalg.norm(((one.affine - other.affine) @ corners)[:3], axis=0).max()
     edge = np.linalg.norm(one.affine[:3, :3], axis=0).min()
     return bool(distance <= _TOLERANCE * edge)
+
+
+def comparable(one: VolumeGeometry, other: VolumeGeometry) -> bool:
+    """Whether one can be resampled to the other: not if they have the same affine and other sizes.
+
+    Then slices or rows are missing in one of them, and nothing says which.
+    """
+    affines = np.allclose(one.affine, other.affine) or np.allclose(one.file_affine, other.file_affine)
+    return one.shape == other.shape or not affines

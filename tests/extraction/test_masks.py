@@ -223,6 +223,25 @@ def test_a_mask_on_another_grid_is_resampled_as_simpleitk_does(tmp_path: Path, h
         np.testing.assert_array_equal(masks[name], plane)
 
 
+def test_a_label_volume_of_half_the_resolution_is_resampled_slice_by_slice(tmp_path: Path, home: Path) -> None:
+    coarse = np.random.default_rng(2).integers(0, 2, (4, 3, 5)).astype(np.uint8)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = 0.5  # each coarse voxel covers two fine ones a side
+    nibabel.Nifti1Image(np.zeros((8, 6, 10), np.int16), np.eye(4)).to_filename(tmp_path / "a.nii.gz")
+    nibabel.Nifti1Image(coarse, affine).to_filename(tmp_path / "a_seg.nii.gz")
+    dataset = load_dataset("nifti", root=tmp_path, slices="n:5")
+    (report,) = write_masks(dataset)
+    assert (report.written, report.without, report.failures) == (5, 0, ())
+    assert "were resampled" in report.notes[0]
+    fine = coarse.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    masks = open_masks(home, dataset.name)
+    for row, name in enumerate(masks.ids):
+        index = int(dataset.samples["index"][row])
+        np.testing.assert_array_equal(masks[name], np.rot90(fine[:, :, index])[:, ::-1])
+    with_foreground = load_dataset("nifti", root=tmp_path, slices="all")
+    assert with_foreground.samples["mask"].notna().all()
+
+
 def test_affines_that_differ_by_rounding_are_one_grid(tmp_path: Path) -> None:
     nibabel.Nifti1Image(np.zeros((5, 6, 4), np.int16), np.diag([0.7, 0.7, 3, 1])).to_filename(tmp_path / "image.nii.gz")
     rounded = np.diag([0.7002, 0.6999, 3, 1])
@@ -248,6 +267,13 @@ def test_a_mask_without_orientation_is_not_laid_over_an_image_with_one(tmp_path:
     (report,) = write_masks(volumes_of(tmp_path))
     assert "does not say where its voxels lie" in report.failures[0].reason
     assert "5 x 6 x 4" in report.failures[0].reason
+
+
+def test_a_truncated_label_volume_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    oriented(tmp_path / "image.nii.gz", np.zeros((5, 6, 4), np.int16), "RAS", (1, 1, 2))
+    oriented(tmp_path / "labels.nii.gz", random_labels()[:, :, :3], "RAS", (1, 1, 2))
+    (report,) = write_masks(volumes_of(tmp_path))
+    assert "has 5 x 6 x 3 voxels, its image 5 x 6 x 4, and their affines are the same" in report.failures[0].reason
 
 
 def test_pictures_of_other_sizes_are_refused_with_both(tmp_path: Path) -> None:
