@@ -15,25 +15,13 @@ from featcache.imaging import read, select, unit_of
 from featcache.imaging.grids import Grid, comparable, grid_of, same_place
 from featcache.records import Image, Sample, Selector, Task, VolumeGeometry
 
-__all__ = ["MaskReader", "PlaneMask", "Target"]
+__all__ = ["MaskReader", "PlaneMask"]
 
 _SHOWN = 8
 """Values that an error names."""
 
 _MOST_VALUES = 1 << 20
 """A wider range of values is no label map."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A sample and the files with its target."""
-
-    sample: Sample
-    """The image."""
-    masks: tuple[tuple[Path, Selector], ...]
-    """File and part of it, one a column of the task."""
-    volume: str
-    """The volume that the sample is a slice of, if it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +52,15 @@ class MaskReader:
         self._resampled: list[str] = []
         self._overlaps = 0
 
-    def read(self, target: Target) -> PlaneMask:
+    def read(self, sample: Sample, masks: Sequence[tuple[Path, Selector]]) -> PlaneMask:
         """Class numbers of one sample.
+
+        Parameters
+        ----------
+        sample
+            The image.
+        masks
+            File and part of it, one a column of the task.
 
         Raises
         ------
@@ -73,15 +68,14 @@ class MaskReader:
             If a file cannot be read, has values that stand for no class, or lies on a grid that cannot be compared
             with that of the image.
         """
-        sample = target.sample
         place = (sample.path, unit_of(sample.path, sample.selector))
         if place not in self._grids:
             self._grids = {place: grid_of(sample.path, sample.selector)}
             self._images = {}
         grid = self._grids[place]
         wanted = grid.plane_shape(sample.selector)
-        planes = [self._plane(path, selector, grid, sample) for path, selector in target.masks]
-        for plane, (path, _) in zip(planes, target.masks, strict=True):
+        planes = [self._plane(path, selector, grid, sample) for path, selector in masks]
+        for plane, (path, _) in zip(planes, masks, strict=True):
             if plane.shape != wanted:
                 raise ImageError(
                     f"the mask {path.name} has {_size(plane.shape)} pixels, its image {_size(wanted)}, and they do "

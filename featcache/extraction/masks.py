@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from featcache.datasets import Dataset
 from featcache.errors import ConfigurationError, ImageError
-from featcache.extraction.mask_reading import MaskReader, Target
+from featcache.extraction.mask_reading import MaskReader, PlaneMask
 from featcache.extraction.plan import record_samples
 from featcache.records import Failure, Selector, Task
 from featcache.store import StatIndex, find_home
-from featcache.store.mask_writer import MaskRow, MaskWriter, open_mask_writer
+from featcache.store.mask_writer import MaskRow, open_mask_writer
 from featcache.store.masks import masks_path
 
 __all__ = ["MASK_READER_VERSION", "MaskReport", "write_masks"]
@@ -116,23 +116,24 @@ def _write(
     reader = MaskReader(task)
     failures: list[Failure] = []
     written = kept = 0
-    ids, volumes = (_texts(samples, column) for column in ("id", "volume"))
+    ids, volumes, paths = (_texts(samples, column) for column in ("id", "volume", "path"))
     with open_mask_writer(home, dataset.name, task.name, task.classes, task.mask_values) as writer:
         for done, row in enumerate(rows.tolist()):
-            target = Target(
-                dataset.sample(row), _masks_of(dataset, task, row), volumes[row] or str(samples["path"][row])
-            )
-            try:
-                if row in unreadable:
-                    raise ImageError(unreadable[row], remedy="Restore the file or its permissions, or remove its row.")
-                if writer.reuse(ids[row], digests[row], target.volume):
-                    kept += 1
-                else:
-                    _add(writer, reader, target, MaskRow(ids[row], digests[row], target.sample.selector.to_text()))
+            volume = volumes[row] or paths[row]
+            if row in unreadable:
+                failures.append(_failure(dataset, task, row, unreadable[row]))
+            elif writer.reuse(ids[row], digests[row], volume):
+                kept += 1
+            else:
+                found = _read(reader, dataset, task, row)
+                if isinstance(found, PlaneMask):
+                    text = dataset.sample(row).selector.to_text()
+                    whole = None if found.geometry is None else volume
+                    place = MaskRow(ids[row], digests[row], text, found.spacing, whole)
+                    writer.add(place, found.labels, found.geometry)
                     written += 1
-            except ImageError as error:
-                place = " and ".join(str(samples[column][row]) for column in task.columns)
-                failures.append(Failure(ids[row], place, error.message, error.remedy or ""))
+                else:
+                    failures.append(_failure(dataset, task, row, found))
             if progress is not None:
                 progress(done + 1, len(rows))
         failed = {failure.id for failure in failures} - {ids[row] for row in unreadable}
@@ -143,35 +144,44 @@ def _write(
     return MaskReport(path, task.name, task.classes, written, kept, without, tuple(failures), tuple(notes))
 
 
-def _add(writer: MaskWriter, reader: MaskReader, target: Target, row: MaskRow) -> None:
-    found = reader.read(target)
-    volume = target.volume if found.geometry is not None else None
-    writer.add(MaskRow(row.id, row.digest, row.selector, found.spacing, volume), found.labels, found.geometry)
-
-
-def _masks_of(dataset: Dataset, task: Task, row: int) -> tuple[tuple[Path, Selector], ...]:
+def _read(reader: MaskReader, dataset: Dataset, task: Task, row: int) -> PlaneMask | ImageError:
+    """The mask of one sample, or why there is none."""
     samples = dataset.samples
     text = samples["mask_selector"][row] if "mask_selector" in samples else ""
     selector = Selector.from_text(text if isinstance(text, str) else "")
-    return tuple((dataset.root / str(samples[column][row]), selector) for column in task.columns)
+    files = tuple((dataset.root / str(samples[column][row]), selector) for column in task.columns)
+    try:
+        return reader.read(dataset.sample(row), files)
+    except ImageError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the run
+        return ImageError(f"{type(error).__name__}: {error}", remedy="Look at the file; if it opens, report this.")
+
+
+def _failure(dataset: Dataset, task: Task, row: int, error: ImageError) -> Failure:
+    place = " and ".join(str(dataset.samples[column][row]) for column in task.columns)
+    return Failure(str(dataset.samples["id"][row]), place, error.message, error.remedy or "")
 
 
 def _digests(
     dataset: Dataset, task: Task, rows: NDArray[np.int64], images: Sequence[bytes | None]
-) -> tuple[dict[int, bytes], dict[int, str]]:
+) -> tuple[dict[int, bytes], dict[int, ImageError]]:
     """Digest of each mask by row, and why those that have none cannot be read."""
     samples = dataset.samples
-    selectors = samples["mask_selector"].fillna("").tolist() if "mask_selector" in samples else [""] * len(samples)
+    places = rows.tolist()
+    empty = [""] * len(samples)
+    selectors = samples["mask_selector"].fillna("").tolist() if "mask_selector" in samples else empty
     meaning = json.dumps([MASK_READER_VERSION, task.mask_values, len(task.classes)]).encode()
-    parts: dict[int, list[bytes]] = {row: [meaning, images[row] or bytes(16)] for row in rows.tolist()}
-    problems: dict[int, str] = {}
+    parts: dict[int, list[bytes]] = {row: [meaning, images[row] or bytes(16)] for row in places}
+    remedy = "Restore the file or its permissions, or remove its row."
+    problems = {row: ImageError("its image cannot be read", remedy=remedy) for row in places if images[row] is None}
     for column in task.columns:
-        paths = [str(samples[column][row]) for row in rows.tolist()]
-        found, errors = StatIndex().row_digests(dataset.root, paths, [selectors[row] for row in rows.tolist()])
-        for row, path, digest in zip(rows.tolist(), paths, found, strict=True):
+        paths = samples[column].iloc[rows].tolist()
+        found, errors = StatIndex().row_digests(dataset.root, paths, [selectors[row] for row in places])
+        for row, path, digest in zip(places, paths, found, strict=True):
             if digest is None:
                 why = errors[path].strerror if path in errors else "no reason is known"
-                problems[row] = f"the mask {path} cannot be read: {why}"
+                problems[row] = ImageError(f"the mask {path} cannot be read: {why}", remedy=remedy)
             parts[row].append(digest or bytes(16))
     return {row: hashlib.blake2b(b"".join(part), digest_size=16).digest() for row, part in parts.items()}, problems
 

@@ -72,12 +72,10 @@ class MaskWriter:
         self._places: dict[bytes, tuple[int, int, tuple[int, int]]] = {}
         self._held: list[NDArray[np.uint8]] = []
         self._held_size = 0
+        self._committed: list[MaskRow] = []
+        self._unseen = True  # something is to be written, whatever the rows
         if task in self._attributes["tasks"]:
             self._take_over(Masks(path, task))
-
-    def holds(self, digest: bytes) -> bool:
-        """Whether a mask of this digest is written already."""
-        return digest in self._places
 
     def add(self, row: MaskRow, labels: NDArray[np.uint8], geometry: VolumeGeometry | None = None) -> None:
         """Append a mask, or replace that of the same id; commits when enough is held.
@@ -147,7 +145,7 @@ class MaskWriter:
         return True
 
     def commit(self, ids: Sequence[str] | None = None) -> None:
-        """Write what is held and make it visible, all at once.
+        """Write what is held and make it visible, all at once; nothing is written where nothing changed.
 
         Parameters
         ----------
@@ -157,6 +155,8 @@ class MaskWriter:
         if self._held:
             self._write_part()
         rows = list(self._rows.values()) if ids is None else [self._rows[name] for name in ids if name in self._rows]
+        if not self._unseen and rows == self._committed:
+            return
         number = self._attributes["next"]
         name = f"rows-{number:08}"
         self._replace(name, lambda group: _fill(group, rows, self._places, self._geometries))
@@ -167,6 +167,7 @@ class MaskWriter:
         self._attributes = {**self._attributes, "tasks": tasks, "next": number + 1}
         write_durably(self.path / "zarr.json", to_json(group_document({"featcache": self._attributes})))
         self._rows = {row.id: row for row in rows}
+        self._committed, self._unseen = rows, False
 
     def _write_part(self) -> None:
         number = int(self._attributes["next"])
@@ -201,9 +202,11 @@ class MaskWriter:
         sync_folder(self.path.parent)
 
     def _take_over(self, masks: Masks) -> None:
-        """Rows of before; labels of other classes mean something else and are not reused."""
-        if masks.class_names != self.classes:
+        """Rows of before; class numbers of another list are not reused, other names of them are."""
+        facts = self._attributes["tasks"][self.task]
+        if len(masks.class_names) != len(self.classes) or masks.values != (self.values and tuple(self.values)):
             return
+        self._unseen = facts["classes"] != list(self.classes)
         rows = masks.rows
         for volume in masks.volumes:
             found = masks.geometry(volume)
@@ -213,8 +216,9 @@ class MaskWriter:
         for place, name in enumerate(masks.ids):
             digest = rows["digests"][place].tobytes()
             self._places[digest] = (parts[place], offsets[place], (shapes[place][0], shapes[place][1]))
-            facts = str(rows["selectors"][place]), masks.spacing(name), masks.volume(name)
-            self._rows[name] = self._known[digest] = MaskRow(name, digest, *facts)
+            known = str(rows["selectors"][place]), masks.spacing(name), masks.volume(name)
+            self._rows[name] = self._known[digest] = MaskRow(name, digest, *known)
+        self._committed = list(self._rows.values())
 
 
 @contextlib.contextmanager

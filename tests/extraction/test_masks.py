@@ -287,11 +287,12 @@ def test_pictures_of_other_sizes_are_refused_with_both(tmp_path: Path) -> None:
     assert f"{height} x {width + 3} pixels, its image {height} x {width}" in report.failures[0].reason
 
 
-def test_a_share_that_is_not_mounted_takes_no_masks_away(tmp_path: Path, home: Path) -> None:
+@pytest.mark.parametrize("gone", ["labels", "image"])
+def test_a_share_that_is_not_mounted_takes_no_masks_away(tmp_path: Path, home: Path, gone: str) -> None:
     oriented(tmp_path / "image.nii.gz", np.zeros((5, 6, 4), np.int16), "RAS", (1, 1, 1))
     oriented(tmp_path / "labels.nii.gz", random_labels(), "RAS", (1, 1, 1))
     write_masks(volumes_of(tmp_path))
-    (tmp_path / "labels.nii.gz").rename(tmp_path / "elsewhere.nii.gz")
+    (tmp_path / f"{gone}.nii.gz").rename(tmp_path / "elsewhere.nii.gz")
     (report,) = write_masks(volumes_of(tmp_path))
     assert len(report.failures) == 4
     assert "cannot be read" in report.failures[0].reason

@@ -35,9 +35,7 @@ def row_of(name: str, *, content: str | None = None, **facts: object) -> MaskRow
 def write(home: Path, names: list[str], **shapes: tuple[int, int]) -> None:
     with open_mask_writer(home, "data", "organs", CLASSES) as writer:
         for name in names:
-            if writer.holds(row_of(name).digest):
-                writer.keep(row_of(name))
-            else:
+            if not writer.reuse(name, row_of(name).digest, ""):
                 writer.add(row_of(name), labels_of(name, shapes.get(name, (6, 7))))
         writer.commit(names)
 
@@ -146,7 +144,26 @@ def test_two_tasks_share_a_group_and_must_be_named(home: Path) -> None:
 def test_other_classes_reuse_no_labels(home: Path) -> None:
     write(home, ["a"])
     with open_mask_writer(home, "data", "organs", ("background", "liver")) as writer:
-        assert not writer.holds(row_of("a").digest)
+        assert not writer.reuse("a", row_of("a").digest, "")
+
+
+def test_renamed_classes_keep_their_labels(home: Path) -> None:
+    write(home, ["a"])
+    with open_mask_writer(home, "data", "organs", ("background", "Leber", "Milz")) as writer:
+        assert writer.reuse("a", row_of("a").digest, "")
+        writer.commit(["a"])
+    masks = open_masks(home, "data")
+    assert masks.class_names == ("background", "Leber", "Milz")
+    np.testing.assert_array_equal(masks["a"], labels_of("a"))
+
+
+def test_a_commit_without_a_change_writes_nothing(home: Path) -> None:
+    write(home, ["a", "b"])
+    before = sorted((path, path.stat().st_mtime_ns) for path in (home / "data" / "masks.zarr").rglob("*"))
+    write(home, ["a", "b"])
+    assert sorted((path, path.stat().st_mtime_ns) for path in (home / "data" / "masks.zarr").rglob("*")) == before
+    write(home, ["b", "a"])
+    assert open_masks(home, "data").ids == ("b", "a")
 
 
 def test_many_masks_are_committed_in_parts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
