@@ -20,6 +20,9 @@ __all__ = ["MASKS_VERSION", "Masks", "masks_path", "open_masks", "read_mask_attr
 MASKS_VERSION = 1
 """Of the layout of ``masks.zarr``."""
 
+_CHUNKS_KEPT = 4
+"""Chunks of labels (1 MB each) that stay in memory for neighbouring planes."""
+
 _AXIS_OF: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 _REMEDY = "Write the masks of the dataset: featcache masks --dataset D, or extract with --patches."
 _DAMAGED = "Remove the folder and write the masks again: featcache masks --dataset D."
@@ -68,6 +71,7 @@ class Masks:
         self._row = {name: row for row, name in enumerate(self.ids)}
         self._volumes = {name: row for row, name in enumerate(rows["volume_names"].tolist())}
         self._parts: dict[int, Any] = {}
+        self._recent: list[tuple[tuple[int, int], NDArray[np.uint8]]] = []
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -164,18 +168,38 @@ class Masks:
             ) from None
 
     def _labels(self, part: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """Label values of a range, from whole chunks: neighbouring planes share them."""
+        path = self.path / part_name(part)
+        try:
+            size = int(self._part(part).chunks[0])
+            pieces = [
+                self._chunk(part, number, size)[max(start - number * size, 0) : stop - number * size]
+                for number in range(start // size, -(-stop // size))
+            ]
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise StoreCorruptError(
+                f"{self.path / part_name(part)} cannot be read ({error})", remedy=_DAMAGED
+            ) from error
+        labels: NDArray[np.uint8] = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+        if len(labels) != stop - start:
+            raise StoreCorruptError(f"{path} ends before {stop}", remedy=_DAMAGED)
+        return labels
+
+    def _part(self, part: int) -> Any:
         import zarr
 
-        name = part_name(part)
-        try:
-            if part not in self._parts:
-                self._parts[part] = zarr.open_array(self.path / name, mode="r")
-            labels: NDArray[np.uint8] = np.asarray(self._parts[part][start:stop])
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise StoreCorruptError(f"{self.path / name} cannot be read ({error})", remedy=_DAMAGED) from error
-        if len(labels) != stop - start:
-            raise StoreCorruptError(f"{self.path / name} ends before {stop}", remedy=_DAMAGED)
-        return labels
+        if part not in self._parts:
+            self._parts[part] = zarr.open_array(self.path / part_name(part), mode="r")
+        return self._parts[part]
+
+    def _chunk(self, part: int, number: int, size: int) -> NDArray[np.uint8]:
+        recent = self._recent  # replaced as a whole, so that threads may read at once
+        for place, found in recent:
+            if place == (part, number):
+                return found
+        chunk: NDArray[np.uint8] = np.asarray(self._part(part)[number * size : (number + 1) * size])
+        self._recent = [((part, number), chunk), *recent[: _CHUNKS_KEPT - 1]]
+        return chunk
 
 
 def open_masks(home: Path, dataset: str, *, task: str | None = None) -> Masks:

@@ -56,6 +56,23 @@ def test_masks_of_different_sizes_come_back_by_id(home: Path) -> None:
     assert list(masks) == ["a", "b", "c"]
 
 
+def test_what_is_returned_may_be_changed_without_harm(home: Path) -> None:
+    write(home, ["a"])
+    masks = open_masks(home, "data")
+    masks["a"][:] = 9
+    np.testing.assert_array_equal(masks["a"], labels_of("a"))
+
+
+def test_planes_across_chunks_in_any_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_writer, "_CHUNK", 16)
+    names = [f"s{number}" for number in range(12)]
+    shapes = {name: (1 + number % 5, 3 + 7 * (number % 4)) for number, name in enumerate(names)}
+    write(home, names, **shapes)
+    masks = open_masks(home, "data")
+    for name in np.random.default_rng(0).permutation(names * 3).tolist():
+        np.testing.assert_array_equal(masks[name], labels_of(name, shapes[name]))
+
+
 def test_plain_zarr_reads_a_mask(home: Path) -> None:
     write(home, ["a", "b"], a=(5, 9))
     group = zarr.open_group(home / "data" / "masks.zarr", mode="r")
