@@ -125,12 +125,9 @@ def to_native(
         raise _cropped(size, preprocess)
     rows = _weights(size[0], int(logits.shape[1]), box.top, box.height)
     columns = _weights(size[1], int(logits.shape[2]), box.left, box.width)
-    labels: NDArray[np.uint8]
-    if isinstance(logits, np.ndarray):
-        values = logits.astype(np.float32, copy=False)
-        labels = _mixed(values, rows, columns).argmax(axis=0).astype(np.uint8)
-    else:
-        labels = _torch_labels(logits, rows, columns)
+    on_cpu = not isinstance(logits, np.ndarray) and logits.device.type == "cpu"
+    values = logits.detach().float().numpy() if on_cpu else logits
+    labels = _labels(values, rows, columns) if isinstance(values, np.ndarray) else _on_device(values, rows, columns)
     unseen_rows, unseen_columns = _unseen(size[0], box.top, box.height), _unseen(size[1], box.left, box.width)
     labels[unseen_rows] = 0
     labels[:, unseen_columns] = 0
@@ -193,20 +190,38 @@ def _unseen(count: int, start: float, extent: float) -> NDArray[np.bool_]:
     return (place < 0) | (place >= 1)
 
 
-def _mixed(values: Any, rows: Any, columns: Any) -> Any:
-    """(C, H, W) bilinear values; the same for arrays and tensors."""
-    above, below, share = rows
-    values = values[:, above] * (1 - share)[:, None] + values[:, below] * share[:, None]
-    before, after, share = columns
-    return values[:, :, before] * (1 - share) + values[:, :, after] * share
+def _labels(logits: NDArray[Any], rows: _Mix, columns: _Mix) -> NDArray[np.uint8]:
+    """(H, W) class of the largest value: class by class, so that no (C, H, W) array is made."""
+    best: NDArray[np.float32] | None = None
+    labels = np.zeros((len(columns[0]), len(rows[0])), np.uint8)
+    for number, plane in enumerate(logits):
+        # Both ways along the first axis, where elements lie together: the result is transposed.
+        values = _mixed_rows(np.ascontiguousarray(_mixed_rows(plane.astype(np.float32, copy=False), rows).T), columns)
+        if best is None:
+            best = values
+        else:
+            labels[values > best] = number
+            np.maximum(best, values, out=best)
+    return np.ascontiguousarray(labels.T)
 
 
-def _torch_labels(logits: Any, rows: _Mix, columns: _Mix) -> NDArray[np.uint8]:
+def _mixed_rows(plane: NDArray[np.float32], mix: _Mix) -> NDArray[np.float32]:
+    first, second, share = mix
+    mixed: NDArray[np.float32] = np.take(plane, first, axis=0) * (1 - share)[:, None]
+    mixed += np.take(plane, second, axis=0) * share[:, None]
+    return mixed
+
+
+def _on_device(logits: Any, rows: _Mix, columns: _Mix) -> NDArray[np.uint8]:
+    """The same on the tensor's own device."""
     import torch
 
-    moved = [[torch.as_tensor(part, device=logits.device) for part in mix] for mix in (rows, columns)]
-    best = _mixed(logits.detach().to(torch.float32), *moved).argmax(dim=0)
-    labels: NDArray[np.uint8] = best.to(torch.uint8).cpu().numpy()
+    values = logits.detach().to(torch.float32)
+    above, below, share = (torch.as_tensor(part, device=values.device) for part in rows)
+    values = values[:, above] * (1 - share)[:, None] + values[:, below] * share[:, None]
+    before, after, share = (torch.as_tensor(part, device=values.device) for part in columns)
+    values = values[:, :, before] * (1 - share) + values[:, :, after] * share
+    labels: NDArray[np.uint8] = values.argmax(dim=0).to(torch.uint8).cpu().numpy()
     return labels
 
 

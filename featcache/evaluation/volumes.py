@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import ProbeError
 from featcache.metrics.segmentation import DEFAULT_TOLERANCE, SEGMENTATION_METRICS, dice, iou, overlap_counts
-from featcache.metrics.surfaces import surface_distances
+from featcache.metrics.surfaces import label_distances
 from featcache.store.masks import Masks
 
 __all__ = ["SegmentationScores", "Unit", "score_predictions", "units_of"]
@@ -135,10 +135,9 @@ def score_predictions(
         truth, prediction = (np.stack(planes) for planes in zip(*pairs, strict=True))
         if len(spacing) == 2:
             truth, prediction = truth[0], prediction[0]
-        for label in np.flatnonzero(counts[place, 1:, 1:].any(axis=1)).tolist():
-            distances = surface_distances(truth == label + 1, prediction == label + 1, spacing)
-            values["hd95"][place, label] = distances.hd95()
-            values["surface_dice"][place, label] = distances.surface_dice(float(limits[label]))
+        for label, distances in label_distances(truth, prediction, spacing).items():
+            values["hd95"][place, label - 1] = distances.hd95()
+            values["surface_dice"][place, label - 1] = distances.surface_dice(float(limits[label - 1]))
     values["dice"], values["iou"] = dice(counts[:, 1:]), iou(counts[:, 1:])
     return SegmentationScores(units, masks.class_names, counts, values, _notes(masks, units, values, flat, pixels))
 

@@ -26,7 +26,7 @@ from featcache.errors import ProbeError
 from featcache.metrics.bootstrap import bootstrap, bootstrap_many
 from featcache.metrics.inputs import Floats
 from featcache.metrics.intervals import IntervalMethod
-from featcache.metrics.surfaces import check_spacing, surface_distances
+from featcache.metrics.surfaces import check_spacing, label_distances
 from featcache.metrics.weighted import defined_mean, ratio
 from featcache.records import Estimate
 
@@ -196,10 +196,9 @@ def score_volume(
     found = {"dice": dice(counts), "iou": iou(counts)}
     nothing = np.full(n_classes - 1, np.nan)
     found |= {"hd95": nothing, "surface_dice": nothing.copy()}
-    for place in np.flatnonzero(counts[:, 1:].any(axis=1)).tolist() if surfaces else []:
-        distances = surface_distances(first == place + 1, second == place + 1, sizes)
-        found["hd95"][place] = distances.hd95()
-        found["surface_dice"][place] = distances.surface_dice(float(limits[place]))
+    for label, distances in label_distances(first, second, sizes).items() if surfaces else ():
+        found["hd95"][label - 1] = distances.hd95()
+        found["surface_dice"][label - 1] = distances.surface_dice(float(limits[label - 1]))
     return found
 
 

@@ -8,7 +8,7 @@ with the surfaces and not with the volume, as that of a distance transform does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from featcache.errors import ProbeError
 from featcache.metrics.inputs import Floats
 
-__all__ = ["SurfaceDistances", "check_spacing", "hd95", "surface_dice", "surface_distances"]
+__all__ = ["SurfaceDistances", "check_spacing", "hd95", "label_distances", "surface_dice", "surface_distances"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,6 @@ def surface_distances(
 
     first, second = np.asarray(truth) != 0, np.asarray(prediction) != 0
     sizes = check_spacing(first.shape, second.shape, spacing)
-    diagonal = float(np.linalg.norm((np.array(first.shape) - 1) * sizes))
     window = _box(first | second)
     places = [np.argwhere(_surface(mask[window])) * np.array(sizes) for mask in (first, second)]
     distances: list[Floats] = []
@@ -83,7 +82,53 @@ def surface_distances(
             distances.append(np.full(len(own), np.inf))
         else:
             distances.append(KDTree(other, balanced_tree=False).query(own)[0])
-    return SurfaceDistances(distances[0], distances[1], diagonal)
+    return SurfaceDistances(distances[0], distances[1], _diagonal(first.shape, sizes))
+
+
+def label_distances(
+    truth: NDArray[Any], prediction: NDArray[Any], spacing: Sequence[float] | None = None
+) -> dict[int, SurfaceDistances]:
+    """:func:`surface_distances` of every class of two label maps, each in the box around it.
+
+    Parameters
+    ----------
+    truth, prediction
+        Class numbers of equal shape, two or three dimensions.
+    spacing
+        As in :func:`surface_distances`.
+
+    Returns
+    -------
+    dict of int to SurfaceDistances
+        Of the classes above 0 that occur in one of them.
+
+    Raises
+    ------
+    ProbeError
+        As in :func:`surface_distances`.
+
+    Examples
+    --------
+    >>> found = label_distances(np.array([[0, 2, 2]]), np.array([[3, 2, 0]]))
+    >>> sorted(found), found[2].from_truth.tolist()
+    ([2, 3], [0.0, 1.0])
+    """
+    from scipy.ndimage import find_objects
+
+    sizes = check_spacing(truth.shape, prediction.shape, spacing)
+    numbers = [labels.astype(np.uint8) if labels.dtype == np.bool_ else labels for labels in (truth, prediction)]
+    boxes = [find_objects(labels) for labels in numbers]
+    found: dict[int, SurfaceDistances] = {}
+    for label in range(1, max(map(len, boxes)) + 1):
+        own = [some[label - 1] for some in boxes if label <= len(some) and some[label - 1] is not None]
+        if not own:
+            continue
+        window = tuple(
+            slice(min(one[axis].start for one in own), max(one[axis].stop for one in own)) for axis in range(truth.ndim)
+        )
+        distances = surface_distances(truth[window] == label, prediction[window] == label, sizes)
+        found[label] = replace(distances, diagonal=_diagonal(truth.shape, sizes))
+    return found
 
 
 def hd95(truth: ArrayLike, prediction: ArrayLike, spacing: Sequence[float] | None = None) -> float:
@@ -165,6 +210,10 @@ def check_spacing(
             f"a spacing of {sizes} does not fit the shape {truth}", remedy="Give one length in mm an axis."
         )
     return sizes
+
+
+def _diagonal(shape: tuple[int, ...], sizes: Sequence[float]) -> float:
+    return float(np.linalg.norm((np.array(shape) - 1) * np.array(sizes)))
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from featcache.errors import ProbeError
+from featcache.evaluation import native
 from featcache.evaluation.native import input_box, to_input, to_native
 from featcache.imaging import Preprocess, to_tensor
 
@@ -89,13 +90,23 @@ def test_squashed_logits_are_resized_as_torch_does(grid: tuple[int, int]) -> Non
         np.testing.assert_array_equal(found[clear], expected.argmax(dim=0).numpy()[clear])
 
 
-def test_tensors_and_arrays_give_the_same_labels() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_tensors_and_arrays_give_the_same_labels(dtype: torch.dtype) -> None:
+    logits = torch.from_numpy(np.random.default_rng(2).normal(size=(4, 16, 16))).to(dtype).requires_grad_()
+    spec = {"resize": "letterbox", "resize_to": 224, "crop": 224}
+    expected = to_native(logits.detach().float().numpy(), (90, 160), spec)
+    np.testing.assert_array_equal(to_native(logits, (90, 160), spec), expected)
+    # What runs on a device of its own, here on the processor.
+    rows, columns = native._weights(90, 16, -7 / 18, 16 / 9), native._weights(160, 16, 0.0, 1.0)
+    assert (native._on_device(logits, rows, columns) == expected).mean() > 0.999
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_tensors_on_a_gpu_give_the_same_labels() -> None:
     logits = np.random.default_rng(2).normal(size=(4, 16, 16)).astype(np.float32)
     spec = {"resize": "letterbox", "resize_to": 224, "crop": 224}
-    expected = to_native(logits, (90, 160), spec)
-    found = to_native(torch.from_numpy(logits), (90, 160), spec)
-    assert found.dtype == np.uint8
-    assert (found == expected).mean() > 0.999
+    found = to_native(torch.from_numpy(logits).cuda(), (90, 160), spec)
+    assert (found == to_native(logits, (90, 160), spec)).mean() > 0.999
 
 
 def test_masks_at_input_size_are_nearest_exact() -> None:

@@ -56,6 +56,15 @@ def test_each_class_has_the_surface_scores_of_its_own_mask() -> None:
         assert scores["surface_dice"][label - 1] == surface_dice(*masks, SPACING, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int64])
+def test_class_numbers_of_any_whole_type(dtype: type) -> None:
+    truth, prediction = labels(5, n_classes=2), labels(6, n_classes=2)
+    expected = score_volume(truth, prediction, 2, spacing=SPACING)
+    found = score_volume(truth.astype(dtype), prediction.astype(dtype), 2, spacing=SPACING)
+    for name in SEGMENTATION_METRICS:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
 def test_empty_classes_follow_the_documented_convention() -> None:
     truth, prediction = np.zeros((2, 6, 5, 4), np.uint8)
     truth[1, 1, 1], prediction[2, 2, 2] = 1, 2  # 1 is missed, 2 is invented, 3 is nowhere
