@@ -17,9 +17,7 @@ from featcache.errors import ConfigurationError, ImageError
 from featcache.extraction.mask_reading import MaskReader, PlaneMask
 from featcache.extraction.plan import record_samples
 from featcache.records import Failure, Selector, Task
-from featcache.store import StatIndex, find_home
-from featcache.store.mask_writer import MaskRow, open_mask_writer
-from featcache.store.masks import masks_path
+from featcache.store import MaskRow, StatIndex, find_home, masks_path, open_mask_writer
 
 __all__ = ["MASK_READER_VERSION", "MaskReport", "write_masks"]
 

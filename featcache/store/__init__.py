@@ -12,8 +12,9 @@ from featcache.store.home import find_home, remember_last_store, state_folder
 from featcache.store.imported import store_from_arrays
 from featcache.store.joining import join_samples
 from featcache.store.keys import Key
+from featcache.store.mask_documents import masks_path
 from featcache.store.mask_writer import MaskRow, MaskWriter, open_mask_writer
-from featcache.store.masks import Masks, masks_path, open_masks
+from featcache.store.masks import Masks, open_masks
 from featcache.store.removal import remove_store
 from featcache.store.repair import drop_damage
 from featcache.store.samples import SampleTable, read_samples, write_samples

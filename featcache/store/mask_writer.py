@@ -17,7 +17,15 @@ from featcache.errors import ConfigurationError, StoreCorruptError, StoreError
 from featcache.records import VolumeGeometry
 from featcache.store.durable import sync_folder, write_durably
 from featcache.store.lock import write_lock
-from featcache.store.masks import MASKS_VERSION, Masks, masks_path, part_name, read_mask_attributes
+from featcache.store.mask_documents import (
+    MASKS_VERSION,
+    folder_digest,
+    masks_path,
+    part_name,
+    read_mask_attributes,
+    sealed,
+)
+from featcache.store.masks import Masks
 from featcache.store.zarr_layout import group_document, to_json
 
 __all__ = ["MaskRow", "MaskWriter", "open_mask_writer"]
@@ -65,7 +73,9 @@ class MaskWriter:
         self.task = task
         self.classes = tuple(classes)
         self.values = None if values is None else [int(value) for value in values]
-        self._attributes = _attributes_of(path)
+        found = _attributes_of(path)
+        folders = {name: digest for name, digest in found["folders"].items() if (path / name).is_dir()}
+        self._attributes = {**found, "folders": folders}
         self._geometries: dict[str, VolumeGeometry] = {}
         self._rows: dict[str, MaskRow] = {}
         self._known: dict[bytes, MaskRow] = {}
@@ -164,7 +174,11 @@ class MaskWriter:
             **self._attributes["tasks"],
             self.task: {"classes": list(self.classes), "values": self.values, "rows": name},
         }
-        self._attributes = {**self._attributes, "tasks": tasks, "next": number + 1}
+        named = {facts["rows"] for facts in tasks.values()}
+        folders = {
+            name: digest for name, digest in self._attributes["folders"].items() if name in named or "labels-" in name
+        }
+        self._attributes = sealed({**self._attributes, "tasks": tasks, "folders": folders, "next": number + 1})
         write_durably(self.path / "zarr.json", to_json(group_document({"featcache": self._attributes})))
         self._rows = {row.id: row for row in rows}
         self._committed, self._unseen = rows, False
@@ -179,7 +193,8 @@ class MaskWriter:
             whole = -(-len(flat) // _CHUNK) * _CHUNK
             codecs = [zarr.codecs.ZstdCodec(level=3), zarr.codecs.Crc32cCodec()]
             shape: dict[str, Any] = {"shape": flat.shape, "chunks": (_CHUNK,), "shards": (whole,), "dtype": "uint8"}
-            array = zarr.create_array(target, compressors=codecs, zarr_format=3, **shape)
+            everything = {"write_empty_chunks": True}  # what is missing is then known to be lost
+            array = zarr.create_array(target, compressors=codecs, zarr_format=3, config=everything, **shape)
             array[:] = flat
 
         self._replace(part_name(number), fill)
@@ -195,6 +210,8 @@ class MaskWriter:
             _sync_tree(partial)
             self.path.mkdir(exist_ok=True)
             partial.rename(self.path / name)
+            folders = {**self._attributes["folders"], name: folder_digest(self.path / name)}
+            self._attributes = {**self._attributes, "folders": folders}
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -271,7 +288,7 @@ def open_mask_writer(
 
 def _attributes_of(path: Path) -> dict[str, Any]:
     if not (path / "zarr.json").is_file():
-        return {"masks_version": MASKS_VERSION, "tasks": {}, "next": 0}
+        return {"masks_version": MASKS_VERSION, "tasks": {}, "folders": {}, "next": 0}
     return read_mask_attributes(path)
 
 
@@ -310,7 +327,8 @@ def _fill(
         chunks = (max(1, len(values)), *values.shape[1:])
         dtype = "string" if values.dtype == object else values.dtype
         checked = [zarr.codecs.Crc32cCodec()]
-        array = group.create_array(name, shape=values.shape, chunks=chunks, dtype=dtype, compressors=checked)
+        facts: dict[str, Any] = {"shape": values.shape, "chunks": chunks, "dtype": dtype, "compressors": checked}
+        array = group.create_array(name, config={"write_empty_chunks": True}, **facts)
         if len(values):
             array[:] = values
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import StoreCorruptError, StoreNotFoundError, StoreVersionError, UnknownNameError
+from featcache.errors import StoreCorruptError, StoreNotFoundError, UnknownNameError
 from featcache.records import Axis, Selector, VolumeGeometry
 from featcache.registry import nearest
-from featcache.store.find import MASKS
+from featcache.store.mask_documents import DAMAGED, check_folder, masks_path, part_name, read_mask_attributes
 
-__all__ = ["MASKS_VERSION", "Masks", "masks_path", "open_masks", "read_mask_attributes"]
-
-MASKS_VERSION = 1
-"""Of the layout of ``masks.zarr``."""
+__all__ = ["Masks", "open_masks"]
 
 _CHUNKS_KEPT = 4
 """Chunks of labels (1 MB each) that stay in memory for neighbouring planes."""
 
 _AXIS_OF: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 _REMEDY = "Write the masks of the dataset: featcache masks --dataset D, or extract with --patches."
-_DAMAGED = "Remove the folder and write the masks again: featcache masks --dataset D."
-
-
-def masks_path(home: Path, dataset: str) -> Path:
-    """The group with the masks of a dataset of the home."""
-    return home / dataset / MASKS
 
 
 class Masks:
@@ -65,7 +55,9 @@ class Masks:
         facts = attributes["tasks"][self.task]
         self.class_names: tuple[str, ...] = tuple(facts["classes"])
         self.values: tuple[int, ...] | None = None if facts.get("values") is None else tuple(facts["values"])
+        check_folder(path, facts["rows"], attributes)
         rows = _read_group(path, facts["rows"])
+        self._attributes = attributes
         self.ids: tuple[str, ...] = tuple(rows["ids"].tolist())
         self.rows: dict[str, NDArray[Any]] = rows
         self._row = {name: row for row, name in enumerate(self.ids)}
@@ -178,17 +170,18 @@ class Masks:
             ]
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise StoreCorruptError(
-                f"{self.path / part_name(part)} cannot be read ({error})", remedy=_DAMAGED
+                f"{self.path / part_name(part)} cannot be read ({error})", remedy=DAMAGED
             ) from error
         labels: NDArray[np.uint8] = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
         if len(labels) != stop - start:
-            raise StoreCorruptError(f"{path} ends before {stop}", remedy=_DAMAGED)
+            raise StoreCorruptError(f"{path} ends before {stop}", remedy=DAMAGED)
         return labels
 
     def _part(self, part: int) -> Any:
         import zarr
 
         if part not in self._parts:
+            check_folder(self.path, part_name(part), self._attributes)
             self._parts[part] = zarr.open_array(self.path / part_name(part), mode="r")
         return self._parts[part]
 
@@ -233,37 +226,6 @@ def open_masks(home: Path, dataset: str, *, task: str | None = None) -> Masks:
     return Masks(path, task)
 
 
-def part_name(number: int) -> str:
-    """Folder of an array of labels."""
-    return f"labels-{number:08}"
-
-
-def read_mask_attributes(path: Path) -> dict[str, Any]:
-    """The attribute ``featcache`` of the group: version, tasks, next number.
-
-    Raises
-    ------
-    StoreCorruptError
-        If the document is damaged or of something else.
-    StoreVersionError
-        If it is of a newer version.
-    """
-    try:
-        attributes: dict[str, Any] = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"][
-            "featcache"
-        ]
-        version = int(attributes["masks_version"])
-        if version <= MASKS_VERSION:
-            _ = int(attributes["next"]), {name: task["rows"] for name, task in attributes["tasks"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreCorruptError(f"{path} holds no masks of featcache ({error!r})", remedy=_DAMAGED) from error
-    if version > MASKS_VERSION:
-        raise StoreVersionError(
-            f"{path} has version {version}, this featcache reads up to {MASKS_VERSION}", remedy="Upgrade featcache."
-        )
-    return attributes
-
-
 def _chosen(task: str | None, tasks: Sequence[str], path: Path) -> str:
     if task is None and len(tasks) == 1:
         return tasks[0]
@@ -281,7 +243,7 @@ def _read_group(path: Path, name: str) -> dict[str, NDArray[Any]]:
         group = zarr.open_group(path / name, mode="r")
         return {array: np.asarray(group[array][:]) for array in group.array_keys()}
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise StoreCorruptError(f"{path / name} cannot be read ({error})", remedy=_DAMAGED) from error
+        raise StoreCorruptError(f"{path / name} cannot be read ({error})", remedy=DAMAGED) from error
 
 
 def _triple(values: NDArray[Any]) -> tuple[int, int, int]:

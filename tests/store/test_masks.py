@@ -253,6 +253,64 @@ def test_a_flipped_bit_is_an_error_and_not_a_label(home: Path) -> None:
         open_masks(home, "data")["a"]
 
 
+def folder(home: Path, kind: str) -> Path:
+    (found,) = (home / "data" / "masks.zarr").glob(f"{kind}-*")
+    return found
+
+
+def test_a_lost_shard_is_an_error_and_not_background(home: Path) -> None:
+    write(home, ["a"])
+    (folder(home, "labels") / "c" / "0").unlink()
+    with pytest.raises(StoreCorruptError, match="missing or damaged"):
+        open_masks(home, "data")["a"]
+
+
+@pytest.mark.parametrize("lost", ["offset/c/0", "volume_shape/zarr.json", "zarr.json"])
+def test_a_lost_file_of_the_rows_is_an_error(home: Path, lost: str) -> None:
+    write(home, ["a", "b"])
+    (folder(home, "rows") / lost).unlink()
+    with pytest.raises(StoreCorruptError, match="missing or damaged"):
+        open_masks(home, "data")
+
+
+def test_a_flip_in_any_document_is_noticed(home: Path) -> None:
+    write(home, ["a", "b"])
+    group = home / "data" / "masks.zarr"
+    for path in sorted(group.rglob("zarr.json")):
+        content = path.read_bytes()
+        for place in range(0, len(content), 23):
+            if content[place : place + 1] in b" \n":
+                continue
+            changed = bytearray(content)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+            same = path == group / "zarr.json" and place < content.index(b'"featcache"')
+            try:
+                masks = open_masks(home, "data")
+                assert same or "labels" in path.parent.name
+                np.testing.assert_array_equal(masks["a"], labels_of("a"))
+                assert same
+            except StoreCorruptError:
+                pass
+        path.write_bytes(content)
+    assert open_masks(home, "data").ids == ("a", "b")
+
+
+def test_a_missing_group_of_labels_says_to_open_again(home: Path) -> None:
+    write(home, ["a"])
+    masks = open_masks(home, "data")
+    folder(home, "labels").rename(home / "gone")
+    with pytest.raises(StoreCorruptError, match="open them again"):
+        masks["a"]
+
+
+def test_masks_without_any_foreground_are_kept(home: Path) -> None:
+    with open_mask_writer(home, "data", "organs", CLASSES) as writer:
+        writer.add(row_of("a"), np.zeros((6, 7), np.uint8))
+        writer.commit()
+    np.testing.assert_array_equal(open_masks(home, "data")["a"], np.zeros((6, 7)))
+
+
 def test_a_newer_version_and_a_foreign_group_are_refused(home: Path) -> None:
     write(home, ["a"])
     document = home / "data" / "masks.zarr" / "zarr.json"
