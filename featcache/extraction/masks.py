@@ -127,8 +127,8 @@ def _write(
                 if isinstance(found, PlaneMask):
                     text = dataset.sample(row).selector.to_text()
                     whole = None if found.geometry is None else volume
-                    place = MaskRow(ids[row], digests[row], text, found.spacing, whole)
-                    writer.add(place, found.labels, found.geometry)
+                    place = MaskRow(ids[row], digests[row], text, found.spacing, whole, found.geometry)
+                    writer.add(place, found.labels)
                     written += 1
                 else:
                     failures.append(_failure(dataset, task, row, found))

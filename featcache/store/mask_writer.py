@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class MaskRow:
     """(row, column) in mm."""
     volume: str | None = None
     """The volume that it was cut from, if its geometry is known."""
+    geometry: VolumeGeometry | None = field(default=None, compare=False, repr=False)
+    """Of the volume."""
 
 
 class MaskWriter:
@@ -76,7 +78,6 @@ class MaskWriter:
         found = _attributes_of(path)
         folders = {name: digest for name, digest in found["folders"].items() if (path / name).is_dir()}
         self._attributes = {**found, "folders": folders}
-        self._geometries: dict[str, VolumeGeometry] = {}
         self._rows: dict[str, MaskRow] = {}
         self._known: dict[bytes, MaskRow] = {}
         self._places: dict[bytes, tuple[int, int, tuple[int, int]]] = {}
@@ -87,7 +88,7 @@ class MaskWriter:
         if task in self._attributes["tasks"]:
             self._take_over(Masks(path, task))
 
-    def add(self, row: MaskRow, labels: NDArray[np.uint8], geometry: VolumeGeometry | None = None) -> None:
+    def add(self, row: MaskRow, labels: NDArray[np.uint8]) -> None:
         """Append a mask, or replace that of the same id; commits when enough is held.
 
         Parameters
@@ -96,8 +97,6 @@ class MaskWriter:
             What it is.
         labels
             (H, W) uint8 label values.
-        geometry
-            Of ``row.volume``.
 
         Raises
         ------
@@ -115,18 +114,16 @@ class MaskWriter:
             self._places[row.digest] = (self._attributes["next"], self._held_size, (height, width))
             self._held.append(np.ascontiguousarray(labels).reshape(-1))
             self._held_size += labels.size
-        self.keep(row, geometry)
+        self.keep(row)
         if self._held_size >= _PART:
             self.commit()
 
-    def keep(self, row: MaskRow, geometry: VolumeGeometry | None = None) -> None:
+    def keep(self, row: MaskRow) -> None:
         """Note a sample whose labels are there already under the same digest."""
-        if row.volume is not None and geometry is not None:
-            self._geometries[row.volume] = geometry
-        if row.volume is not None and row.volume not in self._geometries:
+        if row.volume is not None and row.geometry is None:
             raise ConfigurationError(
                 f"the mask of {row.id!r} names the volume {row.volume!r}, whose geometry is unknown",
-                remedy="Give the geometry with its first mask, or no volume.",
+                remedy="Give the geometry, or no volume.",
             )
         self._rows[row.id] = self._known[row.digest] = row
 
@@ -150,8 +147,7 @@ class MaskWriter:
         known = self._known.get(digest)
         if known is None:
             return False
-        geometry = None if known.volume is None else self._geometries[known.volume]
-        self.keep(replace(known, id=name, volume=None if geometry is None else volume), geometry)
+        self.keep(replace(known, id=name, volume=None if known.geometry is None else volume))
         return True
 
     def commit(self, ids: Sequence[str] | None = None) -> None:
@@ -169,7 +165,7 @@ class MaskWriter:
             return
         number = self._attributes["next"]
         name = f"rows-{number:08}"
-        self._replace(name, lambda group: _fill(group, rows, self._places, self._geometries))
+        self._replace(name, lambda group: _fill(group, rows, self._places))
         tasks = {
             **self._attributes["tasks"],
             self.task: {"classes": list(self.classes), "values": self.values, "rows": name},
@@ -225,16 +221,15 @@ class MaskWriter:
             return
         self._unseen = facts["classes"] != list(self.classes)
         rows = masks.rows
-        for volume in masks.volumes:
-            found = masks.geometry(volume)
-            if found is not None:
-                self._geometries[volume] = found
+        geometries = [masks.geometry_at(number) for number in range(len(rows["volume_names"]))]
         parts, offsets, shapes = rows["part"].tolist(), rows["offset"].tolist(), rows["shape"].tolist()
         for place, name in enumerate(masks.ids):
             digest = rows["digests"][place].tobytes()
             self._places[digest] = (parts[place], offsets[place], (shapes[place][0], shapes[place][1]))
+            number = int(rows["volume"][place])
             known = str(rows["selectors"][place]), masks.spacing(name), masks.volume(name)
-            self._rows[name] = self._known[digest] = MaskRow(name, digest, *known)
+            geometry = None if number < 0 else geometries[number]
+            self._rows[name] = self._known[digest] = MaskRow(name, digest, *known, geometry)
         self._committed = list(self._rows.values())
 
 
@@ -292,18 +287,20 @@ def _attributes_of(path: Path) -> dict[str, Any]:
     return read_mask_attributes(path)
 
 
-def _fill(
-    target: Path,
-    rows: Sequence[MaskRow],
-    places: Mapping[bytes, tuple[int, int, tuple[int, int]]],
-    geometries: Mapping[str, VolumeGeometry],
-) -> None:
+def _fill(target: Path, rows: Sequence[MaskRow], places: Mapping[bytes, tuple[int, int, tuple[int, int]]]) -> None:
     """Write the table of rows and volumes as arrays of one group."""
     import zarr
 
-    names = list(dict.fromkeys(row.volume for row in rows if row.volume is not None))
-    number = {name: place for place, name in enumerate(names)}
-    volumes = [geometries[name] for name in names]
+    known: dict[tuple[str, bytes], tuple[int, VolumeGeometry]] = {}  # by content: a name may pass to another volume
+    number = []
+    for row in rows:
+        if row.volume is None or row.geometry is None:
+            number.append(-1)
+        else:
+            content = row.geometry.affine.tobytes() + row.geometry.file_affine.tobytes()
+            number.append(known.setdefault((row.volume, content), (len(known), row.geometry))[0])
+    names = [name for name, _ in known]
+    volumes = [geometry for _, geometry in known.values()]
     found = [places[row.digest] for row in rows]
     group = zarr.open_group(target, mode="w", zarr_format=3)
     nothing = (np.nan, np.nan)
@@ -315,7 +312,7 @@ def _fill(
         "shape": np.array([shape for _, _, shape in found], np.int32).reshape(-1, 2),
         "spacing": np.array([row.spacing or nothing for row in rows], np.float64).reshape(-1, 2),
         "selectors": np.array([row.selector for row in rows], dtype=object),
-        "volume": np.array([-1 if row.volume is None else number[row.volume] for row in rows], np.int32),
+        "volume": np.array(number, np.int32),
         "volume_names": np.array(names, dtype=object),
         "volume_shape": np.array([volume.shape for volume in volumes], np.int32).reshape(-1, 3),
         "volume_affine": np.array([volume.affine for volume in volumes], np.float64).reshape(-1, 4, 4),

@@ -123,8 +123,10 @@ class Masks:
     def geometry(self, volume: str) -> VolumeGeometry | None:
         """Shape and affine of a volume, here and in its file; None if they are unknown."""
         row = self._volumes.get(volume)
-        if row is None:
-            return None
+        return None if row is None else self.geometry_at(row)
+
+    def geometry_at(self, row: int) -> VolumeGeometry:
+        """As :meth:`geometry`, by the number of the volume in the table."""
         rows = self.rows
         return VolumeGeometry(
             _triple(rows["volume_shape"][row]),

@@ -42,8 +42,8 @@ def add(
     index = list(range(6)) if index is None else index
     for place, plane in zip(index, planes(array, axis, index, **part), strict=True):
         sample, text = f"{name}_{axis}_{place}", Selector(axis, place, **part).to_text()  # type: ignore[arg-type]
-        row = MaskRow(sample, row_digest(b"0" * 16, sample), text, PLANE_SPACING[axis], name)
-        writer.add(row, plane, GEOMETRY)
+        row = MaskRow(sample, row_digest(b"0" * 16, sample), text, PLANE_SPACING[axis], name, GEOMETRY)
+        writer.add(row, plane)
 
 
 def predicted(

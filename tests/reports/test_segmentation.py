@@ -99,14 +99,14 @@ def test_the_slice_with_most_foreground_is_shown() -> None:
 def test_cases_of_volumes_are_their_fullest_slices_with_the_mean_dice(home: Path) -> None:
     with open_mask_writer(home, "data", "organs", CLASSES) as writer:
         for unit, foreground in (("a", (0, 3, 1)), ("b", (0, 0, 2))):
+            geometry = VolumeGeometry((5, 4, 3), np.diag([1.0, 2, 3, 1]), (5, 4, 3), np.eye(4))
             for index, count in enumerate(foreground):
                 plane = np.zeros((4, 5), np.uint8)
                 plane.flat[:count] = 1
                 name = f"{unit}{index}"
                 text = Selector("axial", index).to_text()
-                geometry = VolumeGeometry((5, 4, 3), np.diag([1.0, 2, 3, 1]), (5, 4, 3), np.eye(4))
-                row = MaskRow(name, row_digest(b"0" * 16, name), text, (2.0, 1.0), unit)
-                writer.add(row, plane, geometry)
+                row = MaskRow(name, row_digest(b"0" * 16, name), text, (2.0, 1.0), unit, geometry)
+                writer.add(row, plane)
         writer.commit()
     masks = open_masks(home, "data")
     predictions = {name: masks[name].copy() for name in masks}

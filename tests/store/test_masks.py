@@ -87,8 +87,8 @@ def test_geometry_of_a_volume_and_thickness_along_its_axis(home: Path) -> None:
     with open_mask_writer(home, "data", "organs", CLASSES) as writer:
         for index in (2, 0, 1):
             text = Selector("axial", index).to_text()
-            row = row_of(f"v_{index}", selector=text, spacing=(0.8, 0.7), volume="v")
-            writer.add(row, labels_of(f"v_{index}"), GEOMETRY)
+            row = row_of(f"v_{index}", selector=text, spacing=(0.8, 0.7), volume="v", geometry=GEOMETRY)
+            writer.add(row, labels_of(f"v_{index}"))
         writer.add(row_of("picture"), labels_of("picture"))
         writer.commit()
     masks = open_masks(home, "data")
@@ -181,6 +181,34 @@ def test_a_commit_without_a_change_writes_nothing(home: Path) -> None:
     assert sorted((path, path.stat().st_mtime_ns) for path in (home / "data" / "masks.zarr").rglob("*")) == before
     write(home, ["b", "a"])
     assert open_masks(home, "data").ids == ("b", "a")
+
+
+def test_slices_that_come_later_join_their_volume(home: Path) -> None:
+    for index in (1, 0):
+        with open_mask_writer(home, "data", "organs", CLASSES) as writer:
+            place = VolumeGeometry((7, 6, 4), np.eye(4), (7, 6, 4), np.eye(4))
+            text = Selector("axial", index).to_text()
+            writer.add(row_of(f"v{index}", selector=text, volume="v", geometry=place), labels_of(f"v{index}"))
+            writer.commit()
+    masks = open_masks(home, "data")
+    assert masks.volumes == ("v",)
+    assert masks.members("v") == ("v0", "v1")
+
+
+def test_volumes_that_swap_their_names_keep_their_geometry(home: Path) -> None:
+    affines = {"v": np.diag([1.0, 1, 2, 1]), "w": np.diag([1.0, 1, 7, 1])}
+    with open_mask_writer(home, "data", "organs", CLASSES) as writer:
+        for name, affine in affines.items():
+            place = VolumeGeometry((7, 6, 4), affine, (7, 6, 4), affine)
+            text = Selector("axial", 0).to_text()
+            writer.add(row_of(name, selector=text, volume=name, geometry=place), labels_of(name))
+        writer.commit()
+    with open_mask_writer(home, "data", "organs", CLASSES) as writer:
+        for name, other in (("v", "w"), ("w", "v")):
+            assert writer.reuse(name, row_of(name).digest, other)
+        writer.commit()
+    masks = open_masks(home, "data")
+    assert (masks.thickness("w"), masks.thickness("v")) == (2.0, 7.0)
 
 
 def test_many_masks_are_committed_in_parts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
