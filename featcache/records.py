@@ -151,8 +151,8 @@ class Task:
     level: TaskLevel = "sample"
     """What one target belongs to."""
     mask_values: tuple[int, ...] | None = None
-    """For ``segmentation`` from a label map: the value of each class, in the order of ``classes``. A pixel with a
-    value that is not listed belongs to no class."""
+    """For ``segmentation`` from a label map: the value of each class, in the order of ``classes``. A file with
+    another value is refused."""
 
     def __post_init__(self) -> None:
         if self.mask_values is not None:  # a task that was read from JSON has a list
