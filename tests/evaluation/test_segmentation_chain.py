@@ -11,7 +11,7 @@ import pytest
 import featcache
 from featcache.datasets import load_dataset
 from featcache.evaluation.native import to_native
-from featcache.evaluation.volumes import score_predictions
+from featcache.evaluation.native_scores import score_predictions
 from featcache.extraction import write_masks
 from featcache.imaging.pictures import picture_reader
 from featcache.metrics import mean_over_volumes

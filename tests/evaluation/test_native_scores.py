@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import ProbeError
-from featcache.evaluation.volumes import score_predictions, units_of
+from featcache.evaluation.native_scores import score_predictions, units_of
 from featcache.imaging import select
 from featcache.metrics import hd95, score_volume
 from featcache.records import Axis, Image, Selector, VolumeGeometry
