@@ -95,7 +95,7 @@ def measure(
                 totals[name].append(total * n_episodes / reference_episodes)
             for head in ours:
                 start = time.perf_counter()
-                probe = FewShot(head=head, transform=transform).fit(*train, episodes=episodes)  # type: ignore[arg-type]
+                probe = FewShot(head=head, normalize=transform).fit(*train, episodes=episodes)  # type: ignore[arg-type]
                 fits[head].append(time.perf_counter() - start)
                 scored[head] = probe.evaluate(*test)[0]
                 totals[head].append(time.perf_counter() - start)

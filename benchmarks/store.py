@@ -336,7 +336,7 @@ def print_opening(folder: Path, repeats: int) -> None:
 
 def describe_machine() -> str:
     packages = []
-    for name in ("zarr", "h5py", "tensorstore", "numpy", "pyarrow", "google-crc32c"):
+    for name in ("zarr", "h5py", "tensorstore", "numpy", "pyarrow", "crc32c"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             packages.append(f"{name} {importlib.metadata.version(name)}")
     processor = platform.processor() or platform.machine()

@@ -8,34 +8,55 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import dataset_options, extraction_options, given, home_option, json_option
-from .render import print_json, print_notes, progress_bar
+from .options import dataset_options, extraction_options, given, home_option, json_option, model_option, models_option
+from .render import duration, print_json, print_notes, progress_bar
+
+if TYPE_CHECKING:
+    pass
+
 
 if TYPE_CHECKING:
     from featcache.records import ExtractionReport
 
 
 @click.command()
+@models_option
 @extraction_options
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images a batch [by device].")
-@click.option("--workers", type=click.IntRange(min=1), help="Reading threads [number of processors].")
+@click.option("--workers", type=click.IntRange(min=1), help="Reading processes [number of processors].")
+@click.option(
+    "--pixels",
+    type=click.Choice(["drop", "keep"]),
+    default="drop",
+    show_default=True,
+    help="keep: store the decoded, resized 8-bit pixels, so that a later model need not decode.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be computed, stored and how long it takes; do nothing.")
+@click.option("--shard", help="i/n: only the rows of the i-th of n shards, i from 1 (docs/scaling.md).")
+@click.option("--devices", help="One process each: 0,1 (CUDA devices) or cpu,cpu.")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although images were quarantined.")
 @json_option
-def extract(allow_failures: bool, as_json: bool, **options: Any) -> None:
+def extract(models: tuple[str, ...], dry_run: bool, allow_failures: bool, as_json: bool, **options: Any) -> None:
     """Embed every image that the store does not hold yet.
 
     Run it again at any time: it computes only what is missing. Unreadable images go to a quarantine list
-    and the exit code is 2.
+    and the exit code is 2. Several --model read and decode each image once.
     """
     import featcache
 
-    with progress_bar(options["model"]) as progress:
-        report = featcache.extract(progress=progress, **given(**options))
+    if dry_run:
+        _print_forecasts(models, as_json, options)
+        return
+    with progress_bar(", ".join(models)) as progress:
+        reports = featcache.extract_models(models, progress=progress, **given(**options))
     if as_json:
-        print_json(_report_dict(report))
+        print_json(
+            _report_dict(reports[0]) if len(reports) == 1 else {"reports": [_report_dict(one) for one in reports]}
+        )
     else:
-        _print_report(report)
-    if report.failed and not allow_failures:
+        for report in reports:
+            _print_report(report)
+    if any(report.failed for report in reports) and not allow_failures:
         raise click.exceptions.Exit(2)
 
 
@@ -56,6 +77,7 @@ def _print_report(report: ExtractionReport) -> None:
             f"{report.images_per_second:.1f} images/s in {report.precision}; busy: {busy}; "
             f"bottleneck: {report.bottleneck}"
         )
+        click.echo(f"to be faster: {report.advice}")
     click.echo(f"store: {report.store}")
     print_notes(report.notes)
     for failure in report.failures[:20]:
@@ -64,7 +86,31 @@ def _print_report(report: ExtractionReport) -> None:
         click.echo(f"and {len(report.failures) - 20} more: `featcache info` lists them all", err=True)
 
 
+def _print_forecasts(models: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> None:
+    from featcache.extraction import estimate
+
+    options.pop("pixels")
+    own = {name: options.pop(name) for name in (*_KEY_OPTIONS, "root", "dataset", "batch_size", "workers")}
+    forecasts = estimate(models, dataset_options=given(**options), **given(**own))
+    if as_json:
+        print_json({"forecasts": [asdict(forecast) for forecast in forecasts]})
+        return
+    for found in forecasts:
+        click.echo(
+            f"{found.model}: {found.forward_passes} of {found.rows} images to compute, {found.saved} forward passes "
+            f"saved; {found.stored_bytes / 1e9:.3g} GB to store, {found.free_bytes / 1e9:.3g} GB free"
+        )
+        if found.images_per_second is not None:
+            memory = "" if found.device_bytes is None else f", {found.device_bytes / 1e9:.3g} GB of its memory"
+            click.echo(
+                f"  about {duration(found.seconds)}: {found.images_per_second:.1f} images/s on {found.device}{memory}, "
+                f"in batches of {found.batch_size} with {found.workers} reading processes; "
+                f"the longer side: {found.bottleneck}"
+            )
+
+
 @click.command()
+@model_option
 @extraction_options
 @json_option
 def why(model: str, dataset: str, root: Path | None, as_json: bool, **options: Any) -> None:

@@ -72,6 +72,7 @@ def main() -> None:
     # Threads that wait for each other sleep instead of spinning: machines are shared. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for huge pages: clearing small ones takes long
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's way to say stop: commit what is finished
     try:

@@ -180,10 +180,21 @@ def extraction_options(command: F) -> F:
         home_option,
         dataset_options,
         click.option("--dataset", required=True, help="A name (`featcache datasets`)."),
-        click.option("--model", required=True, help="A name (`featcache models`), hf:<id or folder>, timm:<name>."),
     ):
         command = option(command)
     return command
+
+
+model_option = click.option(
+    "--model", required=True, help="A name (`featcache models`), hf:<id or folder>, timm:<name>."
+)
+models_option = click.option(
+    "--model",
+    "models",
+    required=True,
+    multiple=True,
+    help="A name (`featcache models`), hf:<id or folder>, timm:<name>; several share one reading of the images.",
+)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -42,7 +42,6 @@ def _common_options(command: F) -> F:
         click.option("--metrics", type=NameList(), help="auroc,f1,mcc … [accuracy,auroc,balanced_accuracy]."),
         click.option("--where", help="Only samples for which this holds: \"view == 'PA'\"."),
         click.option("--split", default="test", show_default=True, help="The split to score."),
-        click.option("--pool", type=click.Choice(["mean", "max", "median"]), help="Slices of a volume become one row."),
         click.option("--labels", type=NameList(), help="Only these labels of a multi-label task."),
         click.option("--task", help="Which of the dataset's tasks [the only one that classifies]."),
         store_options,
@@ -51,14 +50,20 @@ def _common_options(command: F) -> F:
     return command
 
 
+_pool_option = click.option(
+    "--pool", type=click.Choice(["mean", "max", "median"]), help="Slices of a volume become one row."
+)
+_features_option = click.option(
+    "--features", help="cls, patch_mean, cls+patch_mean, layers:4 … [cls; linear: all that its protocol combines]."
+)
+
+
 def _probe_options(command: F) -> F:
     """What a single probe takes besides."""
     for option in (
         click.option("--train-fraction", type=NumberList(float), help="Shares of the training rows: 0.01,0.1,1."),
-        click.option(
-            "--features",
-            help="cls, patch_mean, cls+patch_mean, layers:4 … [cls; linear: all that its protocol combines].",
-        ),
+        _features_option,
+        _pool_option,
         _common_options,
     ):
         command = option(command)
@@ -81,7 +86,14 @@ def probe() -> None:
 @click.option("--n-per-class", type=click.IntRange(min=1), help="Low-shot: learn from so many images a class.")
 @click.option("--n-tries", type=click.IntRange(min=1), help="Low-shot: draws of these images; their mean is given [5].")
 @click.option(
-    "--index", type=click.Choice(["flat", "ivf"]), help="ivf: approximate, its measured recall is noted [flat]."
+    "--algorithm",
+    type=click.Choice(["auto", "faiss", "bf16", "float64"]),
+    help="How the exact neighbours are found; the result is the same. auto: faiss, or a screen where it repays [auto].",
+)
+@click.option(
+    "--index",
+    type=click.Choice(["flat", "ivf", "hnsw"]),
+    help="ivf, hnsw: approximate; the measured recall is noted [flat].",
 )
 @_probe_options
 def knn(**options: Any) -> None:
@@ -144,7 +156,29 @@ def fewshot(plot: Path | None, **options: Any) -> None:
         click.echo(f"learning curve: {plot}", err=True)
 
 
+@probe.command()
+@click.option("--pool", type=NameList(), help="Heads to compare: attention, mean, max, median [attention,mean,max].")
+@click.option("--position", is_flag=True, default=None, help="Heads see where in its volume a slice is.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=0),
+    help="Cross-validate by patient, over all splits; 0: use the splits [5 where the data give no split, else 0].",
+)
+@click.option("--hidden", type=click.IntRange(min=1), help="Width of the attention [64].")
+@click.option("--learning-rates", type=NumberList(float), help="Of AdamW, tried together [0.0001,0.0003,0.001].")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes at most; the best is chosen on val [50].")
+@_features_option
+@_common_options
+def volume(**options: Any) -> None:
+    """Volumes from their slices: gated attention pooling (Ilse et al. 2018) beside the mean and the maximum.
+
+    Learning rate and epochs are chosen on val (or a part of train), then a head is trained on train + val.
+    """
+    _run("volume", **options)
+
+
 @probe.command("all")
+@_pool_option
 @_common_options
 def all_(
     *,

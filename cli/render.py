@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from featcache.records import Estimate, Progress, Result
 
 __all__ = [
+    "duration",
     "estimate",
     "number",
     "print_json",
@@ -117,6 +118,16 @@ def changed(path: Path) -> float:
     return max((file.stat().st_mtime for file in newest), default=path.stat().st_mtime)
 
 
+def duration(seconds: float) -> str:
+    """``48 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 @contextmanager
 def progress_bar(label: str, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
     """A bar on stderr with images/s and ETA; plain lines where stderr is no terminal."""
@@ -129,8 +140,7 @@ def progress_bar(label: str, quiet: bool = False) -> Iterator[Callable[[Progress
 
         def update(progress: Progress) -> None:
             bar.total = progress.total
-            if progress.failed:
-                bar.set_postfix(failed=progress.failed, refresh=False)
+            bar.set_postfix(failed=progress.failed, waits_for=progress.bottleneck, refresh=False)
             bar.update(progress.done - bar.n)
 
         yield update
@@ -148,7 +158,7 @@ def _plain_lines(label: str) -> Callable[[Progress], None]:
         remaining = (progress.total - progress.done) / max(progress.images_per_second, 1e-9)
         click.echo(
             f"{label}: {progress.done}/{progress.total} images, {progress.images_per_second:.1f}/s, "
-            f"ETA {remaining:.0f} s, {progress.failed} failed",
+            f"ETA {duration(remaining)}, {progress.failed} failed, waits for {progress.bottleneck}",
             err=True,
         )
 

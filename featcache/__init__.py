@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from featcache.datasets import Dataset, DatasetReport, check_dataset, load_dataset
     from featcache.errors import FeatcacheError, FeatcacheWarning
     from featcache.evaluation import probe, probe_all
-    from featcache.extraction import extract
+    from featcache.extraction import extract, extract_models
     from featcache.models import load_model
     from featcache.records import Estimate, ExtractionReport, Result, Task
     from featcache.store import FeatureStore
@@ -31,6 +31,7 @@ _EXPORTS = {
     "Task": "featcache.records:Task",
     "check_dataset": "featcache.datasets:check_dataset",
     "extract": "featcache.extraction:extract",
+    "extract_models": "featcache.extraction:extract_models",
     "list_datasets": "featcache.catalog:list_datasets",
     "list_models": "featcache.catalog:list_models",
     "list_stores": "featcache.catalog:list_stores",
@@ -53,6 +54,7 @@ __all__ = [
     "Task",
     "check_dataset",
     "extract",
+    "extract_models",
     "list_datasets",
     "list_models",
     "list_stores",

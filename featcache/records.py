@@ -1,4 +1,4 @@
-"""The few types that cross package borders: frozen, slotted, documented field by field."""
+"""The few types that cross package borders: frozen, slotted, documented field by field; and the study's spacing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = [
     "Estimate",
     "ExtractionReport",
     "Failure",
+    "Forecast",
     "Image",
     "ProbeRun",
     "PreviewTile",
@@ -27,6 +28,7 @@ __all__ = [
     "Task",
     "TaskType",
     "VolumeGeometry",
+    "evenly_spaced",
 ]
 
 Axis = Literal["axial", "coronal", "sagittal"]
@@ -199,6 +201,8 @@ class Progress:
     """Rows quarantined so far."""
     images_per_second: float
     """Since the first batch."""
+    bottleneck: str
+    """The stage that the others have waited for so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,16 +229,57 @@ class ExtractionReport:
     """Wall time of the whole call."""
     images_per_second: float | None
     """Rows embedded per second of the pipeline; None when nothing was computed."""
-    bottleneck: Literal["read", "encode", "write"] | None
-    """The stage that was busy longest; None when nothing was computed."""
+    bottleneck: str | None
+    """The stage that the others waited for: read, decode, preprocess, transfer, encode or write; None when nothing was
+    computed."""
+    advice: str | None
+    """What would relieve it."""
     busy: Mapping[str, float]
-    """Each stage's busy share of the pipeline's wall time, 0 to 1."""
+    """Each stage's busy share of the pipeline's wall time, 0 to 1; for the reading processes the mean."""
+    batch_size: int | None
+    """Images a forward pass; None when nothing was computed."""
+    workers: int | None
+    """Reading processes; None when nothing was computed."""
     precision: str
     """The compute precision, resolved."""
     failures: tuple[Failure, ...]
     """The samples in quarantine."""
     notes: tuple[str, ...]
     """What a user should know about this run, in sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What an extraction would do; its fields are the keys of ``extract --dry-run --json``."""
+
+    model: str
+    """Registry name or id."""
+    store: Path
+    """Where the features would be."""
+    rows: int
+    """Samples of the dataset whose files can be read."""
+    forward_passes: int
+    """Rows to compute."""
+    saved: int
+    """Forward passes that the store, or equal files, save."""
+    stored_bytes: int
+    """What the new rows take on disk."""
+    free_bytes: int
+    """What that disk has."""
+    device: str
+    """On which it would be computed."""
+    device_bytes: int | None
+    """Memory of a CUDA device for weights and one batch, measured; None for others."""
+    batch_size: int
+    """Images a forward pass."""
+    workers: int
+    """Reading processes."""
+    seconds: float
+    """Of the pipeline, from a calibration."""
+    images_per_second: float | None
+    """From a calibration; None if there is nothing to compute."""
+    bottleneck: str | None
+    """The side that takes longer: ``read`` (with decoding and preprocessing) or ``encode``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,3 +369,21 @@ class Result:
     """Of featcache and the packages that computed."""
     episodes: Mapping[str, Any] | None = None
     """The support rows of few-shot, to be replayed; None for other probes."""
+
+
+def evenly_spaced(n: int, k: int) -> NDArray[np.int64]:
+    """k evenly spaced places among n: ``round(arange(0, n, n / k))``, the first k of those below n.
+
+    Rounding is to even, as NumPy's. The expression alone gives one place too many for some n and k.
+
+    Examples
+    --------
+    >>> evenly_spaced(10, 4).tolist()
+    [0, 2, 5, 8]
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"cannot take {k} of {n}")
+    if k == 0:
+        return np.zeros(0, np.int64)
+    places = np.round(np.arange(0, n, n / k)).astype(np.int64)
+    return places[places < n][:k]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from featcache.datasets.files import shown
 from featcache.datasets.label_files import read_table
 from featcache.errors import DatasetError
+from featcache.records import evenly_spaced
 
 __all__ = [
     "SPLITS",
@@ -40,24 +40,6 @@ def normalized_split(name: str) -> str:
     """``train``, ``val`` or ``test`` for the names that people use; other names in lower case."""
     lower = name.strip().lower()
     return _SYNONYMS.get(lower, lower)
-
-
-def evenly_spaced(n: int, k: int) -> NDArray[np.int64]:
-    """k evenly spaced places among n: ``round(arange(0, n, n / k))``, the first k of those below n.
-
-    Rounding is to even, as NumPy's. The expression alone gives one place too many for some n and k.
-
-    Examples
-    --------
-    >>> evenly_spaced(10, 4).tolist()
-    [0, 2, 5, 8]
-    """
-    if not 0 <= k <= n:
-        raise ValueError(f"cannot take {k} of {n}")
-    if k == 0:
-        return np.zeros(0, np.int64)
-    places = np.round(np.arange(0, n, n / k)).astype(np.int64)
-    return places[places < n][:k]
 
 
 def study_split(groups: Sequence[str], *, test: int, val: int, of: int) -> tuple[dict[str, str], tuple[str, ...]]:

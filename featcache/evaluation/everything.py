@@ -8,9 +8,9 @@ from typing import Any
 
 from featcache.errors import ProbeError
 from featcache.evaluation.probing import probe
-from featcache.evaluation.rows import chosen_task
+from featcache.evaluation.rows import chosen_task, select_rows
 from featcache.probes import PROBES
-from featcache.records import Result
+from featcache.records import Result, Task
 from featcache.store import FeatureStore
 
 __all__ = ["probe_all"]
@@ -37,7 +37,8 @@ def probe_all(
     skipped
         Called with the name of a probe that cannot answer and why; without it that error is raised.
     **options
-        What :func:`featcache.probe` takes for all probes: ``split``, ``seed``, ``metrics``, ``fresh`` …
+        What :func:`featcache.probe` takes for all probes: ``split``, ``seed``, ``metrics``, ``fresh`` … ``pool`` is for
+        the probes of pooled rows; ``volume`` compares its own.
 
     Returns
     -------
@@ -45,17 +46,29 @@ def probe_all(
         In the order of the registry. Probes that were run before come from the ledger.
     """
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    multilabel = chosen_task(opened, task, options.get("labels")).type == "multilabel"
+    answered = chosen_task(opened, task, options.get("labels"))
     results = []
     for spec in PROBES:
-        if spec.name == "mlknn" and not multilabel:
+        if spec.name == "mlknn" and answered.type != "multilabel":
+            continue
+        if spec.name == "volume" and not _has_labelled_volumes(opened, answered):
             continue
         if progress is not None:
             progress(spec.name)
         try:
-            results.append(probe(spec.name, opened, task=task, **options))
+            chosen = options if spec.name != "volume" else {**options, "pool": None}
+            results.append(probe(spec.name, opened, task=task, **chosen))
         except ProbeError as error:
             if skipped is None:
                 raise
             skipped(spec.name, error)
     return results
+
+
+def _has_labelled_volumes(store: FeatureStore, task: Task) -> bool:
+    """Whether there are volumes of several slices which share one label."""
+    try:
+        rows = select_rows(store, task, None, volumes=True)
+    except ProbeError:
+        return False
+    return len(rows) < len(rows.members)

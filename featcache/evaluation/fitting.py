@@ -102,7 +102,7 @@ def make(name: str, request: Request) -> Any:
 
 
 _GRIDS = frozenset({"k", "C", "alpha", "learning_rates", "n_last_blocks", "avgpool"})
-_SEEDED = frozenset({"fewshot", "linear", "logistic", "ridge"})
+_SEEDED = frozenset({"fewshot", "linear", "logistic", "ridge", "volume"})
 
 
 def settings_of(estimator: Any) -> dict[str, Any]:

@@ -5,42 +5,33 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from featcache.errors import ConfigurationError, ProbeError
-from featcache.evaluation.fitting import Request, fit
-from featcache.evaluation.rows import Pool, Rows, chosen_task, data_digest, fraction_of, select_rows
-from featcache.evaluation.scoring import Scoring, Thresholds, score_run
-from featcache.evaluation.shots import few_shot_runs, read_episodes
-from featcache.metrics import DEFAULT_METRICS, undefined_classes
+from featcache.evaluation.answering import Question, answer, config_of
+from featcache.evaluation.caveats import overlap_notes, refuse_empty, undefined_notes
+from featcache.evaluation.rows import chosen_task, data_digest, select_rows
+from featcache.evaluation.scoring import Scoring, Thresholds
+from featcache.evaluation.shots import read_episodes
+from featcache.evaluation.volumes import (
+    CROSS_VALIDATED,
+    chosen_folds,
+    chosen_pools,
+)
+from featcache.metrics import DEFAULT_METRICS
 from featcache.probes import PROBES
-from featcache.records import ProbeRun, Result, Task
+from featcache.records import Result
 from featcache.results import Ledger, fingerprint
 from featcache.store import FeatureStore
 
 __all__ = ["probe"]
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Semantic version of what this package computes, part of a result's fingerprint: raise it when numbers change."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What decides the numbers, apart from the rows."""
-
-    probe: str
-    features: str | None
-    split: str
-    pool: Pool | None
-    where: str | None
-    train_fraction: tuple[float, ...]
-    seed: int
-    parameters: Mapping[str, Any]
-    scoring: Scoring
 
 
 def probe(
@@ -50,7 +41,7 @@ def probe(
     task: str | None = None,
     labels: Sequence[str] | None = None,
     features: str | None = None,
-    pool: Pool | None = None,
+    pool: str | Sequence[str] | None = None,
     split: str = "test",
     where: str | None = None,
     train_fraction: float | Sequence[float] = 1.0,
@@ -70,7 +61,7 @@ def probe(
     Parameters
     ----------
     name
-        ``knn``, ``mlknn``, ``logistic``, ``ridge``, ``linear`` or ``fewshot``.
+        ``knn``, ``mlknn``, ``logistic``, ``ridge``, ``linear``, ``fewshot`` or ``volume``.
     store
         A store, or its path.
     task
@@ -81,7 +72,8 @@ def probe(
         ``cls``, ``patch_mean``, ``cls+patch_mean``, ``layers:4`` …; default ``cls``, and for ``linear`` all blocks that
         its protocol combines.
     pool
-        ``mean``, ``max`` or ``median``: slices of a volume become one row.
+        ``mean``, ``max`` or ``median``: slices of a volume become one row. Of ``volume`` the heads to compare, also
+        ``attention``, which learns the weights of the slices; default ``("attention", "mean", "max")``.
     split
         The split to score. ``knn`` learns from train; ``mlknn`` from train and val; the others choose a setting on
         val (or on a part of train) and refit on train + val.
@@ -108,7 +100,8 @@ def probe(
     **parameters
         Of the probe's estimator: ``k``, ``temperature``, ``standardize`` for ``knn`` (and, for its low-shot form,
         ``n_per_class`` and ``n_tries``); ``C`` for ``logistic`` …; of ``fewshot`` also ``protocol`` (``random``,
-        ``study``) and ``episodes``, a file of episodes to replay.
+        ``study``) and ``episodes``, a file of episodes to replay; of ``volume`` also ``folds``: so many for a
+        cross-validation by patient over all splits, 0 for the splits; default 5 where the data give no split.
 
     Returns
     -------
@@ -136,10 +129,21 @@ def probe(
         parameters["episodes"] = read_episodes(parameters["episodes"])
     fractions = (train_fraction,) if isinstance(train_fraction, int | float) else tuple(train_fraction)
     scoring = Scoring(tuple(metrics), n_bootstrap, interval, seed, tuple(by), thresholds)
-    question = _Question(name, features, split, pool, where, fractions, seed, dict(parameters), scoring)
-    parts = {part: select_rows(opened, answered, part, where=where, pool=pool) for part in ("train", "val", split)}
-    _refuse_empty(opened, answered, parts, split)
-    overlap = _overlap_notes(opened, parts, allow_patient_overlap)
+    pooling, folds = chosen_pools(name, pool), 0
+    if name == "volume":
+        folds = parameters["folds"] = chosen_folds(opened, parameters.get("folds"))
+        if folds:
+            split = CROSS_VALIDATED
+    question = Question(name, features, split, pooling, where, fractions, seed, dict(parameters), scoring)
+    if folds:
+        parts = {split: select_rows(opened, answered, None, where=where, volumes=True)}
+    else:
+        parts = {
+            part: select_rows(opened, answered, part, where=where, volumes=pooling is not None)
+            for part in ("train", "val", split)
+        }
+    refuse_empty(opened, answered, parts, split)
+    overlap = overlap_notes(opened, parts, allow_patient_overlap)
     mark = fingerprint(
         {
             "evaluation": EVALUATION_VERSION,
@@ -155,7 +159,7 @@ def probe(
     known = None if fresh else ledger.find(name, mark)
     if known is not None:
         return known
-    runs, settings, notes, episodes = _answer(opened, answered, question, parts)
+    runs, settings, notes, episodes = answer(opened, answered, question, parts)
     target = parts[split]
     result = Result(
         probe=name,
@@ -165,17 +169,16 @@ def probe(
         task=answered.name,
         classes=answered.classes,
         config={
-            **_config(question),
+            **config_of(question),
             "resampled": "rows" if target.groups is None else "patients",
-            "n_train": len(parts["train"]),
-            "n_val": len(parts["val"]),
+            **{f"n_{part}": len(parts[part]) for part in ("train", "val") if part in parts},
             **settings,
         },
         runs=tuple(runs),
         ids=target.ids,
         targets=target.y,
         groups=target.groups,
-        notes=(*opened.notes, *overlap, *_undefined_notes(target, answered, split), *notes),
+        notes=(*opened.notes, *overlap, *undefined_notes(target, answered, split), *notes),
         seconds=time.perf_counter() - begin,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=mark,
@@ -183,107 +186,6 @@ def probe(
         episodes=episodes,
     )
     return ledger.record(result) if record else result
-
-
-def _answer(
-    store: FeatureStore, task: Task, question: _Question, parts: Mapping[str, Rows]
-) -> tuple[list[ProbeRun], dict[str, Any], list[str], Mapping[str, Any] | None]:
-    """Fit and score for each training fraction; the episodes of few-shot."""
-    runs: list[ProbeRun] = []
-    notes: list[str] = []
-    settings: dict[str, Any] = {}
-    episodes: Mapping[str, Any] | None = None
-    request = Request(store, question.features, question.pool, len(task.classes), question.seed, question.parameters)
-    scored, val = parts[question.split], parts["val"]
-    want_val = question.scoring.thresholds != "half" and task.type == "multilabel"
-    for fraction in question.train_fraction:
-        train = fraction_of(parts["train"], fraction, seed=question.seed)
-        unseen = val.take(val.starts[:0]) if question.split == "val" else val
-        used = {"train": train, "val": unseen, "scored": scored}
-        if question.probe == "fewshot" or "n_per_class" in question.parameters:
-            if len(question.train_fraction) > 1:
-                raise ConfigurationError("few-shot has shots instead of training fractions", remedy="Give one of them.")
-            found, settings, notes, episodes = few_shot_runs(
-                request, task, train, scored, split=question.split, scoring=question.scoring
-            )
-            runs += found
-            continue
-        fitted = fit(question.probe, request, used, want_val=want_val)
-        named = {"train_fraction": fraction} if len(question.train_fraction) > 1 or fraction != 1 else {}
-        for place, (parameters, scores) in enumerate(fitted.runs):
-            runs.append(
-                score_run(
-                    scored,
-                    scores,
-                    {**named, **parameters},
-                    split=question.split,
-                    classes=task.classes,
-                    scoring=question.scoring,
-                    on_val=fitted.on_val.get(place),
-                )
-            )
-        settings = fitted.settings
-        notes += [note for note in fitted.notes if note not in notes]
-    return runs, settings, notes, episodes
-
-
-def _config(question: _Question) -> dict[str, Any]:
-    """What was asked, flat, with what is not used left out."""
-    scoring = asdict(question.scoring)
-    config = {
-        "features": question.features or "default",
-        "seed": question.seed,
-        "n_bootstrap": scoring["n_bootstrap"],
-        "interval": scoring["interval"],
-    }
-    extras = {
-        "pool": question.pool,
-        "where": question.where,
-        "by": list(question.scoring.by) or None,
-        "thresholds": None if question.scoring.thresholds == "half" else question.scoring.thresholds,
-        "train_fraction": None if question.train_fraction == (1.0,) else list(question.train_fraction),
-    }
-    return config | {name: value for name, value in extras.items() if value is not None}
-
-
-def _refuse_empty(store: FeatureStore, task: Task, parts: Mapping[str, Rows], split: str) -> None:
-    for name in ("train", split):
-        if len(parts[name]) == 0:
-            counts = store.samples["split"].value_counts(dropna=False).to_dict()
-            raise ProbeError(
-                f"dataset {store.dataset}: no rows with a label for task {task.name!r} in split {name!r}",
-                remedy=f"Rows by split: {counts or 'none'}. Choose with --split, widen --where, or give the data a "
-                "split.",
-            )
-
-
-def _overlap_notes(store: FeatureStore, parts: Mapping[str, Rows], allowed: bool) -> list[str]:
-    samples = store.samples
-    if "patient" not in samples or samples["patient"].isna().all():
-        if store.split_origin == "within-subject":
-            return []
-        return ["No patient ids: the intervals resample images, and one patient may be in several splits."]
-    members = {name: set(rows.frame["patient"].dropna()) for name, rows in parts.items()}
-    names = sorted(members)
-    pairs = [(one, two) for place, one in enumerate(names) for two in names[place + 1 :]]
-    shared = sorted(set().union(*(members[one] & members[two] for one, two in pairs)))
-    if not shared or store.split_origin == "within-subject":
-        return []
-    listed = ", ".join(shared[:10]) + (" …" if len(shared) > 10 else "")
-    if not allowed:
-        raise ProbeError(
-            f"{len(shared)} patients are in more than one split: {listed}",
-            remedy="Split by patient, or pass --allow-patient-overlap and report it.",
-        )
-    return [f"{len(shared)} patients are in more than one split: the numbers are too good."]
-
-
-def _undefined_notes(rows: Rows, task: Task, split: str) -> list[str]:
-    missing = undefined_classes(rows.y, len(task.classes))
-    if not len(missing):
-        return []
-    listed = ", ".join(task.classes[index] for index in missing)
-    return [f"AUROC is undefined in {split} and left out of the macro mean for: {listed}."]
 
 
 def _versions() -> dict[str, str]:

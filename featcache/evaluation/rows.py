@@ -19,6 +19,7 @@ from featcache.store import FeatureStore
 __all__ = ["Pool", "Rows", "chosen_task", "data_digest", "fraction_of", "pooled_features", "read_blocks", "select_rows"]
 
 Pool = Literal["mean", "max", "median"]
+"""How slices become a volume before a probe sees them; ``attention`` is learnt, by the probe ``volume``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def chosen_task(store: FeatureStore, name: str | None, labels: Sequence[str] | N
 
 
 def select_rows(
-    store: FeatureStore, task: Task, split: str, *, where: str | None = None, pool: Pool | None = None
+    store: FeatureStore, task: Task, split: str | None, *, where: str | None = None, volumes: bool = False
 ) -> Rows:
     """The labelled rows of a split.
 
@@ -108,11 +109,11 @@ def select_rows(
     store, task
         Where they are and what is asked.
     split
-        ``train``, ``val``, ``test`` …
+        ``train``, ``val``, ``test`` …; None takes the rows of all splits and of none.
     where
         A condition on the columns of ``store.samples`` in the syntax of ``DataFrame.query``: ``view == 'PA'``.
-    pool
-        Rows of a volume become one row.
+    volumes
+        The slices of a volume become one row.
 
     Raises
     ------
@@ -123,12 +124,13 @@ def select_rows(
     """
     samples = store.samples
     labels = samples[list(task.columns)]
-    chosen = (samples["split"] == split).fillna(False).to_numpy(dtype=bool)
-    chosen = chosen & labels.notna().any(axis=1).to_numpy()
+    chosen = labels.notna().any(axis=1).to_numpy()
+    if split is not None:
+        chosen = chosen & (samples["split"] == split).fillna(False).to_numpy(dtype=bool)
     if where is not None:
         chosen = chosen & _condition(samples, where)
     members = np.flatnonzero(chosen)
-    if pool is None:
+    if not volumes:
         frame = samples.iloc[members].reset_index(drop=True)
         return Rows(frame, tuple(frame["id"]), _targets(frame, task), members, np.arange(len(members)))
     return _volumes(samples, task, members)

@@ -1,6 +1,7 @@
 """From a dataset and an encoder to a feature store: plan what is missing, compute it, commit it."""
 
-from featcache.extraction.extract import extract
+from featcache.extraction.estimate import estimate
+from featcache.extraction.extract import extract, extract_models
 from featcache.extraction.masks import MaskReport, write_masks
 from featcache.extraction.plan import Plan, make_plan
 from featcache.extraction.preview import Preview, preview
@@ -12,7 +13,9 @@ __all__ = [
     "Plan",
     "Preview",
     "check_source",
+    "estimate",
     "extract",
+    "extract_models",
     "make_plan",
     "preview",
     "repair",

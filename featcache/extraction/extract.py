@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import math
-import os
-import platform
-import shutil
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import numpy as np
+from typing import Any, Literal
 
 from featcache.datasets import Dataset, load_dataset
-from featcache.errors import ConfigurationError, StoreError, WeightsError
-from featcache.extraction.devices import default_batch_size, resolve_device
-from featcache.extraction.pipeline import Outcome, Target, run_pipeline
-from featcache.extraction.plan import Plan, forget_weights, make_plan, missing_rows, portable_name, union_of
-from featcache.extraction.reading import Job
+from featcache.errors import ConfigurationError
+from featcache.extraction.computing import compute
+from featcache.extraction.outcome import ADVICE, Outcome
+from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, union_of
+from featcache.extraction.several_devices import extract_on_devices, listed_devices
+from featcache.extraction.sharding import Shard, checked_shard, rows_there, shard_notes
 from featcache.imaging import Preprocess
-from featcache.models import Encoder, load_encoder, resolve_model
+from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
 from featcache.store import (
-    TOKENS,
     FeatureStore,
     StoreFormat,
     find_home,
     finish_session,
-    form_of,
-    is_store,
-    open_forms,
-    open_writer,
     packed_path,
     remember_last_store,
     seal,
-    unpack,
     write_quarantine,
 )
 
-__all__ = ["extract"]
+__all__ = ["extract", "extract_models"]
 
 
 def extract(
@@ -59,8 +46,11 @@ def extract(
     device: str = "auto",
     patches: bool = False,
     format: StoreFormat | None = None,
+    pixels: Literal["drop", "keep"] = "drop",
     batch_size: int | None = None,
     workers: int | None = None,
+    devices: str | Sequence[str] | None = None,
+    shard: str | Shard | None = None,
     progress: Callable[[Progress], None] | None = None,
     registry_name: str | None = None,
     **dataset_options: Any,
@@ -95,10 +85,19 @@ def extract(
         Default: that of the store, if it is there, else ``zarr``. With ``hdf5`` the store ends as one ordinary,
         read-only ``.h5`` file; a later extraction computes only what that file lacks, in new segments beside it,
         and packs both into a new file.
+    pixels
+        ``keep``: store the decoded, resized 8-bit pixels too (150 KB an image at 224 pixels), so that another model
+        that sees the same needs no image file. What is kept is used without asking.
     batch_size
         Images a batch; default by device.
     workers
-        Reading threads; default the number of processors, at most 16.
+        Reading processes; default the number of processors, at most 32.
+    devices
+        One process each, instead of ``device``: ``"0,1"`` or ``["cuda:0", "cuda:1"]``. What a script calls with it
+        must be below ``if __name__ == "__main__":``.
+    shard
+        ``"i/n"`` or (i, n), i from 1 to n: only the rows of the i-th of n shards. Others may write to the same store
+        at the same time (docs/scaling.md).
     progress
         Called after each batch.
     registry_name
@@ -116,36 +115,153 @@ def extract(
     FeatcacheError
         For unknown names, missing files, unusable weights, or a store that cannot be written.
     """
+    options = {name: value for name, value in locals().items() if name not in ("model", "dataset", "dataset_options")}
+    return extract_models([model], dataset, **options, **dataset_options)[0]
+
+
+def extract_models(
+    models: Sequence[str],
+    dataset: str | Dataset,
+    *,
+    root: Path | str | None = None,
+    home: Path | str | None = None,
+    weights: Path | str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    devices: str | Sequence[str] | None = None,
+    shard: str | Shard | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    registry_name: str | None = None,
+    preprocess: str | Preprocess = "model",
+    image_size: int | None = None,
+    precision: str = "auto",
+    dtype: str = "auto",
+    patches: bool = False,
+    format: StoreFormat | None = None,
+    pixels: Literal["drop", "keep"] = "drop",
+    **dataset_options: Any,
+) -> tuple[ExtractionReport, ...]:
+    """Embed a dataset by several models: each image is read and decoded once for all of them.
+
+    Parameters
+    ----------
+    models
+        As ``model`` of :func:`extract`; each gets a store of its own.
+    weights
+        With one model only.
+    dataset, root, home, device, batch_size, workers, devices, shard, progress, registry_name
+        See :func:`extract`.
+    preprocess, image_size, precision, dtype, patches, format, pixels, **dataset_options
+        See :func:`extract`; they hold for all models.
+
+    Returns
+    -------
+    tuple of ExtractionReport
+        One a model, in their order.
+
+    Raises
+    ------
+    FeatcacheError
+        As :func:`extract`; before any image is read, if one of the models cannot be used.
+    """
     begin = time.perf_counter()
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch size {batch_size} is not positive")
-    spec = resolve_model(model)
+    if pixels not in ("drop", "keep"):
+        raise ConfigurationError(f"pixels {pixels!r}", remedy="drop or keep.")
+    if len(set(models)) < len(models) or not models:
+        raise ConfigurationError(f"the models are {', '.join(models) or 'none'}", remedy="Name each model once.")
+    if weights is not None and len(models) > 1:
+        raise ConfigurationError("--weights with several models", remedy="Extract that model by itself.")
+    specs = [resolve_model(model) for model in models]
     if registry_name is None:
         registry_name = portable_name(dataset) if isinstance(dataset, str) else dataset.name
+    shard = None if shard is None else checked_shard(shard)
+    several = listed_devices(devices)
+    if several and device != "auto":
+        raise ConfigurationError(
+            f"both device {device!r} and devices {devices!r} are given", remedy="Give one of them."
+        )
+    device = several[0] if several else device
     folder = find_home(home)
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
-    plan = make_plan(
-        spec,
-        loaded,
-        home=folder,
-        registry_name=registry_name,
-        weights=weights,
-        preprocess=preprocess,
-        image_size=image_size,
-        precision=precision,
-        dtype=dtype,
-        device=device,
-        patches=patches,
-        format=format,
-    )
-    outcome = Outcome()
-    if len(plan.pending):
-        outcome = _compute(plan, device, batch_size, workers, progress)
-    failures = (*plan.failures, *_with_duplicates(plan, outcome.failures))
-    store = _finish(plan, failures)
-    if store is not None:
-        remember_last_store(folder, store)
-    return _report(plan, store or plan.store, outcome, failures, seconds=time.perf_counter() - begin)
+    recorded = record_samples(loaded, folder / loaded.name, registry_name)
+    plans = [
+        make_plan(
+            spec,
+            loaded,
+            home=folder,
+            registry_name=registry_name,
+            weights=weights,
+            preprocess=preprocess,
+            image_size=image_size,
+            precision=precision,
+            dtype=dtype,
+            device=device,
+            patches=patches,
+            format=format,
+            recorded=recorded,
+            shard=shard,
+        )
+        for spec in specs
+    ]
+    if len(several) > 1 and any(len(plan.pending) for plan in plans):
+        plans = [replace(plan, encoder=None) for plan in plans]  # each process loads its own
+        arguments: dict[str, Any] = {
+            "models": tuple(models),
+            "dataset": loaded,
+            "registry_name": registry_name,
+            "home": folder,
+            "weights": weights,
+            "preprocess": preprocess,
+            "image_size": image_size,
+            "precision": _one_precision(plans),
+            "dtype": dtype,
+            "patches": patches,
+            "format": format,
+            "pixels": pixels,
+            "batch_size": batch_size,
+            "workers": workers,
+        }
+        total = len(union_of({plan.spec.name: plan.pending for plan in plans}))
+        parts = extract_on_devices(several, arguments, shard=shard, total=total, progress=progress)
+        joined = [_finish(plan, part.failures) or part.store for plan, part in zip(plans, parts, strict=True)]
+        remember_last_store(folder, joined[-1])
+        seconds = time.perf_counter() - begin
+        return tuple(replace(part, store=store, seconds=seconds) for part, store in zip(parts, joined, strict=True))
+    outcomes = {plan.store: Outcome() for plan in plans}
+    pending = [plan for plan in plans if len(plan.pending)]
+    if pending:
+        found = compute(
+            pending,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            keep_pixels=pixels == "keep",
+            progress=progress,
+        )
+        outcomes |= {plan.store: outcome for plan, outcome in zip(pending, found, strict=True)}
+    reports = []
+    for plan in plans:
+        outcome = outcomes[plan.store]
+        failures = (*plan.failures, *_with_duplicates(plan, outcome.failures))
+        store = _finish(plan, failures)
+        if store is not None:
+            remember_last_store(folder, store)
+        reports.append(_report(plan, store or plan.store, outcome, failures, seconds=time.perf_counter() - begin))
+    return tuple(reports)
+
+
+def _one_precision(plans: Sequence[Plan]) -> str:
+    """The precision of all plans: every process must compute in it, whatever its device."""
+    found = {plan.key.precision for plan in plans}
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"the stores of these models continue in {' and '.join(sorted(found))}",
+            remedy="Extract them one after the other, or give --precision.",
+        )
+    return found.pop()
 
 
 def _finish(plan: Plan, failures: tuple[Failure, ...]) -> Path | None:
@@ -154,81 +270,14 @@ def _finish(plan: Plan, failures: tuple[Failure, ...]) -> Path | None:
     packed = packed_path(plan.store)
     if has_group:
         finish_session(plan.store)
-        write_quarantine(plan.store, failures)
-    if plan.form == "zarr":
+        write_quarantine(plan.store, failures, others=plan.ids_of_others())
+    if plan.form == "zarr" or (plan.shard is not None and has_group):
         return plan.store if has_group else None
+    if plan.shard is not None:
+        return packed if packed.is_file() else None
     if has_group or (packed.is_file() and FeatureStore(packed).failures != failures):
         return seal(plan.store, failures)
     return packed if packed.is_file() else None
-
-
-def _compute(
-    plan: Plan,
-    device: str,
-    batch_size: int | None,
-    workers: int | None,
-    progress: Callable[[Progress], None] | None,
-) -> Outcome:
-    device = resolve_device(device)
-    encoder = plan.encoder or load_encoder(plan.spec, plan.weights, image_size=plan.preprocess.crop)
-    if encoder.weights_digest != plan.key.weights:
-        forget_weights(plan.spec, plan.weights)
-        raise WeightsError(
-            f"the weights of {plan.spec.name} changed, though their file's size and time did not: {plan.weights.path}",
-            remedy="Run the same command again: the file has been noted as changed, its features get another store.",
-        )
-    encoder = encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
-    _check_tokens(plan, encoder)
-    if plan.form == "zarr" and form_of(plan.store) == "hdf5" and not (plan.store / "zarr.json").is_file():
-        unpack(plan.store)
-    paths = plan.dataset.samples["path"].tolist()
-    batch_size = batch_size or default_batch_size(device)
-    facts: dict[str, Any] = {
-        "planned_rows": len(plan.dataset.samples),
-        "provenance": {**_provenance(plan, device, batch_size), "form": plan.form},
-    }
-    with contextlib.ExitStack() as opened:
-        writer = opened.enter_context(open_writer(plan.folder, plan.key, arrays=encoder.arrays, **facts))
-        # Another process may have committed some of the rows while this one waited or loaded weights.
-        missing = missing_rows(plan.digests, open_forms(plan.store, plan.form), tuple(plan.missing))
-        rows = union_of(missing)
-        jobs = [Job(plan.dataset.sample(row), paths[row], cast(bytes, plan.digests[row])) for row in rows.tolist()]
-        places = {family: frozenset(np.searchsorted(rows, own).tolist()) for family, own in missing.items()}
-        targets = [Target(writer, {name: name for name in encoder.arrays}, places["vectors"])]
-        for family in [family for family in missing if family != "vectors"]:
-            own = open_writer(plan.folder, plan.key, arrays={TOKENS: encoder.patches or ()}, family=family, **facts)
-            targets.append(Target(opened.enter_context(own), {TOKENS: family}, places[family]))
-        return run_pipeline(
-            jobs,
-            encoder,
-            plan.preprocess,
-            targets,
-            device=device,
-            batch_size=batch_size,
-            workers=workers or min(16, os.cpu_count() or 1),
-            progress=progress,
-        )
-
-
-def _check_tokens(plan: Plan, encoder: Encoder) -> None:
-    """Refuse what no model or no disk can hold, before any image is read."""
-    rows = len(plan.missing.get("patches", ()))
-    if not rows:
-        return
-    if encoder.patches is None:
-        raise ConfigurationError(f"{plan.spec.name} has no grid of patch tokens", remedy="Extract without --patches.")
-    needed = rows * math.prod(encoder.patches) * np.dtype(plan.key.dtype).itemsize * (2 if plan.form == "hdf5" else 1)
-    free = shutil.disk_usage(_existing(plan.folder)).free
-    if needed > free:
-        raise StoreError(
-            f"patch tokens of {rows} images, {encoder.patches} each, need {needed / 1e9:.1f} GB; "
-            f"{plan.folder} has {free / 1e9:.1f} GB free",
-            remedy="Free some space, choose another --home, or a smaller --image-size.",
-        )
-
-
-def _existing(folder: Path) -> Path:
-    return folder if folder.is_dir() else _existing(folder.parent)
 
 
 def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
@@ -248,13 +297,16 @@ def _with_duplicates(plan: Plan, failures: list[Failure]) -> list[Failure]:
 def _report(
     plan: Plan, store: Path, outcome: Outcome, failures: tuple[Failure, ...], *, seconds: float
 ) -> ExtractionReport:
-    all_there = not len(plan.pending) and not failures
-    rows = len(plan.digests) if all_there else len(FeatureStore(store)) if is_store(store) else 0
-    notes = list(plan.notes)
+    rows = rows_there(plan, store, all_there=not len(plan.pending) and not failures)
+    notes = [*plan.notes, *shard_notes(plan)]
     if outcome.constant:
         shown = ", ".join(outcome.constant[:3])
         notes.append(f"{len(outcome.constant)} images have no contrast (all pixels equal), for example {shown}.")
-    busiest = max(outcome.busy, key=lambda stage: outcome.busy[stage])
+    if outcome.halved:
+        notes.append(
+            f"The device's memory did not hold a batch: {outcome.batch_size} images a forward pass; "
+            f"--batch-size {outcome.batch_size} starts with that."
+        )
     return ExtractionReport(
         store=store,
         key=plan.key.digest,
@@ -266,22 +318,12 @@ def _report(
         failed=len(failures),
         seconds=seconds,
         images_per_second=outcome.computed / outcome.seconds if outcome.computed else None,
-        bottleneck=cast(Literal["read", "encode", "write"], busiest) if outcome.computed else None,
+        bottleneck=outcome.bottleneck,
+        advice=ADVICE[outcome.bottleneck] if outcome.bottleneck else None,
+        batch_size=outcome.batch_size or None,
+        workers=outcome.workers or None,
         busy={stage: spent / outcome.seconds for stage, spent in outcome.busy.items()} if outcome.seconds else {},
         precision=plan.key.precision,
         failures=failures,
         notes=tuple(notes),
     )
-
-
-def _provenance(plan: Plan, device: str, batch_size: int) -> dict[str, Any]:
-    packages = ("featcache", "torch", "timm", "transformers", "numpy", "pillow", "nibabel")
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "device": device,
-        "batch_size": batch_size,
-        "weights_source": plan.weights.identity.split("|")[0].rsplit("/", 1)[-1],
-        "checkpoint": plan.spec.checkpoint,
-    }

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from featcache.datasets import DATASETS, Dataset
 from featcache.errors import ConfigurationError, ImageError, StoreCorruptError, StoreError
 from featcache.extraction.devices import PRECISIONS, best_precision, resolve_device
+from featcache.extraction.sharding import Shard, shards_of_rows
 from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, files_of, preset
 from featcache.models import (
     ENCODER_VERSIONS,
@@ -81,6 +82,19 @@ class Plan:
     """In which the store stays."""
     notes: tuple[str, ...]
     """What the user should know."""
+    shard: Shard | None = None
+    """(i, n) if only the rows of one shard are computed."""
+    own: NDArray[np.bool_] | None = None
+    """Which rows of ``dataset.samples`` are the shard's; None for all."""
+
+    def still_missing(self) -> dict[str, NDArray[np.int64]]:
+        """What of ``missing`` no process has committed by now."""
+        found = missing_rows(self.digests, open_forms(self.store, self.form), tuple(self.missing))
+        return {family: _owned(rows, self.own) for family, rows in found.items()}
+
+    def ids_of_others(self) -> frozenset[str] | None:
+        """Ids of the samples that other shards compute; None without shards."""
+        return None if self.own is None else frozenset(self.dataset.samples["id"][~self.own])
 
     @property
     def pending(self) -> NDArray[np.int64]:
@@ -108,10 +122,15 @@ def make_plan(
     patches: bool = False,
     format: StoreFormat | None = None,
     record: bool = True,
+    recorded: tuple[list[bytes | None], list[Failure]] | None = None,
+    shard: Shard | None = None,
 ) -> Plan:
     """Find out what is missing; with ``record``, write ``samples.parquet``.
 
-    ``registry_name`` is the dataset's loader; the other parameters are those of :func:`featcache.extract`.
+    With ``shard``, what is missing and what failed is that of the shard's rows; the table is that of all rows.
+
+    ``registry_name`` is the dataset's loader, ``recorded`` what :func:`record_samples` gave, if it was called
+    already; the other parameters are those of :func:`featcache.extract`.
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
@@ -120,7 +139,7 @@ def make_plan(
     )
     source = locate_weights(spec, None if weights is None else Path(weights))
     folder = home / dataset.name
-    digests, failures = record_samples(dataset, folder, registry_name, write=record)
+    digests, failures = recorded or record_samples(dataset, folder, registry_name, write=record)
     weights_digest, encoder = _weights_digest(spec, source, recipe, StatIndex())
     key = Key(
         model=spec.name,
@@ -137,7 +156,11 @@ def make_plan(
     form = format or form_of(store) or "zarr"
     forms = open_forms(store, form)
     families = _families(forms, form, patches)
-    missing = missing_rows(digests, forms, families)
+    own = None if shard is None else shards_of_rows(dataset, digests, shard[1]) == shard[0]
+    missing = {name: _owned(rows, own) for name, rows in missing_rows(digests, forms, families).items()}
+    if own is not None:
+        ids = set(dataset.samples["id"][own])
+        failures = [failure for failure in failures if failure.id in ids]
     if form == "hdf5" and not patches and "patches" in families:
         notes = (*notes, "The store has patch tokens, and an HDF5 file holds them for all rows: they are computed too.")
     return Plan(
@@ -153,7 +176,13 @@ def make_plan(
         encoder=encoder,
         form=form,
         notes=(*dataset.notes, *notes),
+        shard=shard,
+        own=own,
     )
+
+
+def _owned(rows: NDArray[np.int64], own: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    return rows if own is None else rows[own[rows]]
 
 
 def _families(forms: Sequence[FeatureStore], form: StoreFormat, patches: bool) -> tuple[str, ...]:

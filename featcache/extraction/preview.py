@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
+from featcache.extraction.jobs import Job
 from featcache.extraction.plan import _recipe, portable_name, record_samples
-from featcache.extraction.reading import Job, Prepared, Reader
+from featcache.extraction.reading import JobReader, Recipe, Space
 from featcache.imaging import Preprocess
 from featcache.models import resolve_model
-from featcache.records import PreviewTile, Task
+from featcache.records import Failure, PreviewTile, Task
 from featcache.store import find_home
 
 if TYPE_CHECKING:
@@ -97,19 +99,17 @@ def preview(
     digests, failures = record_samples(some, folder / some.name, registry_name, write=False)
     unreadable = {failure.id: failure for failure in failures}
     jobs = [
-        Job(some.sample(row), some.samples["path"].iloc[row], cast(bytes, digest))
+        Job(some.sample(row), some.samples["path"].iloc[row], cast(bytes, digest), row)
         for row, digest in enumerate(digests)
         if some.samples["id"].iloc[row] not in unreadable
     ]
-    found = {}
-    # One worker and samples of one file together: each volume is decoded once.
+    # Samples of one file together: each volume is decoded once.
     jobs.sort(key=lambda job: job.relative_path)
-    for batch in Reader(recipe, workers=1).read([jobs]):
-        found.update({prepared.job.sample.id: prepared for prepared in batch})
+    found = dict(zip((job.sample.id for job in jobs), _read(jobs, recipe), strict=True))
     tiles = tuple(
         PreviewTile(sample, label, None, unreadable[sample])
         if sample in unreadable
-        else _tile(found[sample], label, recipe)
+        else PreviewTile(sample, label, *found[sample])
         for sample, label in zip(some.samples["id"].tolist(), labels, strict=True)
     )
     return Preview(loaded.name, spec.name, recipe, tiles)
@@ -150,9 +150,18 @@ def _labels(dataset: Dataset) -> list[str]:
     return [", ".join(names[row == 1]) or ("?" if np.isnan(row).all() else "none of the labels") for row in values]
 
 
-def _tile(prepared: Prepared, label: str, recipe: Preprocess) -> PreviewTile:
-    pixels = None if prepared.tensor is None else visible(prepared.tensor, recipe)
-    return PreviewTile(prepared.job.sample.id, label, pixels, prepared.failure)
+_STAGES = ("read", "decode", "preprocess")
+
+
+def _read(jobs: Sequence[Job], recipe: Preprocess) -> Iterator[tuple[NDArray[np.uint8] | None, Failure | None]]:
+    """Of each job the pixels as they are seen, or why there are none."""
+    import torch
+
+    reader = JobReader([Recipe(recipe)])
+    for number, job in enumerate(jobs):
+        tensor = torch.empty(3, recipe.crop, recipe.crop)
+        (failure,) = reader.read(job, number, [Space(tensor)], dict.fromkeys(_STAGES, 0.0)).failures
+        yield (visible(tensor, recipe), None) if failure is None else (None, failure)
 
 
 def visible(tensor: torch.Tensor, recipe: Preprocess) -> NDArray[np.uint8]:

@@ -1,118 +1,263 @@
-"""Samples to tensors: many threads read ahead, results come in the order of the samples."""
+"""What one reading process does: files to tensors, one job after the other."""
 
 from __future__ import annotations
 
-import threading
+import os
+import signal
 import time
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from featcache.errors import ImageError
-from featcache.imaging import Preprocess, files_of, prepare, read, select, unit_of
-from featcache.records import Failure, Image, Sample, Selector
+from featcache.extraction.buffers import Buffers
+from featcache.extraction.jobs import Job, Unit
+from featcache.extraction.kept_pixels import KeptPixels, pixel_recipe
+from featcache.imaging import Preprocess, cropped, files_of, normalised, read, select
+from featcache.records import Failure, Image, Selector
 from featcache.store import content_digest, row_digest
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["NO_JOB", "Answer", "JobReader", "Reading", "Recipe", "Space", "Task", "read_tasks"]
 
-__all__ = ["Job", "Prepared", "Reader"]
+NO_JOB = -1
+"""In place of a job's number: the process has nothing to do."""
 
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One sample to embed."""
-
-    sample: Sample
-    """What to read."""
-    relative_path: str
-    """Its file for messages, relative to the dataset's root."""
-    digest: bytes
-    """16 bytes."""
+_LOOK_AROUND = 2.0
+"""Seconds after which an idle process looks whether its parent lives."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A job's pixels, or why there are none."""
+class Task:
+    """Jobs for one process, and where their tensors go."""
 
-    job: Job
-    """The sample."""
-    tensor: torch.Tensor | None
-    """(3, S, S) float32; None if the image cannot be used."""
-    failure: Failure | None
-    """Set exactly if ``tensor`` is None."""
-    constant: bool
+    slot: int
+    """Of the ring."""
+    numbers: tuple[int, ...]
+    """Of the jobs."""
+    places: tuple[int, ...]
+    """Of the jobs in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What became of a job: its pixels are in the buffers, or here is why not."""
+
+    failures: tuple[Failure | None, ...]
+    """By kind of input; None where the pixels are there."""
+    constant: bool = False
     """A two-dimensional file all of whose pixels are equal: valid, and worth a warning."""
-    seconds: float
-    """Time spent reading, decoding and preprocessing."""
+    kept: tuple[bool, ...] = ()
+    """By kind of input, whether its 8-bit pixels are in the buffers too."""
 
 
-class Reader:
-    """Reads batches of jobs ahead of their use with a pool of threads.
+@dataclass(slots=True)
+class Answer:
+    """A task's readings."""
+
+    readings: list[Reading] = field(default_factory=list)
+    """In the order of the task's jobs."""
+    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "decode": 0.0, "preprocess": 0.0})
+    """Time spent, by stage."""
+
+
+def read_tasks(
+    connection: Connection,
+    jobs: Sequence[Job],
+    recipes: Sequence[Recipe],
+    buffers: Buffers,
+    *,
+    current: Any,
+    process: int,
+    parent: int,
+) -> None:
+    """Answer tasks until the connection closes or the parent is gone.
 
     Parameters
     ----------
-    preprocess
-        Pixels to tensor.
-    workers
-        Threads. Decoders and resizing release the interpreter lock.
-    ahead
-        Batches in flight: the memory bound is ``ahead`` batches of tensors and ``workers`` open volumes.
+    connection
+        Gives :class:`Task`, takes :class:`Answer`.
+    jobs
+        Of the run, by number.
+    recipes
+        One for each kind of input.
+    buffers
+        Takes the tensors.
+    current
+        Shared (processes, 2) float64, flat: the number of each process's job and when it began, so that the
+        parent knows which file a process died of or hangs in.
+    process
+        The number of this one.
+    parent
+        Process id.
+    """
+    # Ctrl-C reaches the whole group; the parent decides what happens. Its handlers are not for this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    slots = range(buffers.depth)
+    kinds = [[buffers.batch(kind, slot) for slot in slots] for kind in range(len(recipes))]
+    kept = [
+        [buffers.kept(kind, slot) for slot in slots] if recipe.keep else None for kind, recipe in enumerate(recipes)
+    ]
+    reader = JobReader(recipes)
+    while True:
+        while not connection.poll(_LOOK_AROUND):
+            if os.getppid() != parent:
+                return
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        if task is None:
+            return
+        answer = Answer()
+        for number, place in zip(task.numbers, task.places, strict=True):
+            current[2 * process], current[2 * process + 1] = number, time.monotonic()
+            targets = [
+                Space(kind[task.slot][place], None if own is None else own[task.slot][place])
+                for kind, own in zip(kinds, kept, strict=True)
+            ]
+            answer.readings.append(reader.read(jobs[number], number, targets, answer.seconds))
+        current[2 * process] = NO_JOB
+        connection.send(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One kind of input."""
+
+    preprocess: Preprocess
+    """Pixels to tensor."""
+    kept: KeptPixels | None = None
+    """Pixels that need not be decoded."""
+    keep: bool = False
+    """Whether decoded 8-bit pixels are handed over too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where a job's pixels of one kind go."""
+
+    tensor: Any
+    """(3, S, S) float32."""
+    pixels: Any = None
+    """(3, S, S) uint8, if they are to be kept."""
+
+
+class JobReader:
+    """Reads jobs in this process; the file of the last one is held, since its neighbours are slices of it.
+
+    Parameters
+    ----------
+    recipes
+        One for each kind of input.
     """
 
-    def __init__(self, preprocess: Preprocess, *, workers: int, ahead: int = 3) -> None:
-        self._preprocess = preprocess
-        self._workers = workers
-        self._ahead = ahead
-        self._volumes = _Volumes(capacity=workers)
+    def __init__(self, recipes: Sequence[Recipe]) -> None:
+        self._recipes = recipes
+        self._unit: Unit | None = None
+        self._opened: tuple[Image, bytes] | Exception | None = None
+        self._shared = [pixel_recipe(recipe.preprocess) for recipe in recipes]
 
-    def read(self, batches: Iterable[Sequence[Job]]) -> Iterator[list[Prepared]]:
-        """Yield the prepared jobs of each batch, in order."""
+    def read(self, job: Job, number: int, spaces: Sequence[Space], seconds: dict[str, float]) -> Reading:
+        """Fill the spaces, one for each recipe; add the seconds of each stage."""
         import torch
 
-        # One thread of arithmetic in each reader: nested pools spin against each other. The setting is per
-        # thread, but the last one is also what new threads begin with, so it is put back at the end.
-        arithmetic_threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(self._workers, "featcache-read", initializer=torch.set_num_threads, initargs=(1,))
-        flying: deque[list[Future[Prepared]]] = deque()
-        try:
-            for batch in batches:
-                flying.append([pool.submit(self._prepare, job) for job in batch])
-                if len(flying) > self._ahead:
-                    yield [future.result() for future in flying.popleft()]
-            while flying:
-                yield [future.result() for future in flying.popleft()]
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(arithmetic_threads)
+        decoded: dict[Preprocess, tuple[Any, bool]] = {}
+        failures: list[Failure | None] = []
+        kept: list[bool] = []
+        constant = False
+        for kind, (recipe, space) in enumerate(zip(self._recipes, spaces, strict=True)):
+            try:
+                pixels, equal = self._pixels(job, number, kind, seconds, decoded)
+                begin = time.perf_counter()
+                space.tensor.copy_(normalised(pixels, recipe.preprocess))
+                handed = space.pixels is not None and pixels.dtype == torch.uint8
+                if handed:
+                    space.pixels.copy_(pixels)
+                seconds["preprocess"] += time.perf_counter() - begin
+            except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the run
+                failures.append(_failure(job, error))
+                kept.append(False)
+            else:
+                constant |= equal
+                failures.append(None)
+                kept.append(handed)
+        return Reading(tuple(failures), constant, tuple(kept))
 
-    def _prepare(self, job: Job) -> Prepared:
+    def _pixels(
+        self,
+        job: Job,
+        number: int,
+        kind: int,
+        seconds: dict[str, float],
+        decoded: dict[Preprocess, tuple[Any, bool]],
+    ) -> tuple[Any, bool]:
+        """The cropped pixels, and whether they are a picture without contrast.
+
+        Recipes that differ only in a model's mean and deviation share what is ``decoded`` of this job.
+        """
+        import torch
+
+        recipe, shared = self._recipes[kind], self._shared[kind]
+        found = None if recipe.kept is None else recipe.kept.get(number)
+        if found is not None:
+            return torch.from_numpy(found), bool(found.min() == found.max())
+        if shared not in decoded:
+            decoded[shared] = self._decode(job, recipe.preprocess, seconds)
+        return decoded[shared]
+
+    def _decode(self, job: Job, recipe: Preprocess, seconds: dict[str, float]) -> tuple[Any, bool]:
+        """The cropped pixels, and whether the image is a picture without contrast."""
+        image, content = self._open(job, seconds)
+        if row_digest(content, job.sample.selector.to_text()) != job.digest:
+            raise ImageError("the file changed while it was being extracted", remedy="Extract again.")
         begin = time.perf_counter()
-        tensor, failure, constant = None, None, False
-        try:
-            image, content = self._volumes.read(job.sample.path, job.sample.selector)
-            if row_digest(content, job.sample.selector.to_text()) != job.digest:
-                raise ImageError("the file changed while it was being extracted", remedy="Extract again.")
-            plane = select(image, job.sample.selector)
-            constant = image.kind == "plane" and plane.size > 0 and bool(plane.min() == plane.max())
-            tensor = prepare(image, job.sample.selector, self._preprocess)
-        except ImageError as error:
-            failure = Failure(job.sample.id, job.relative_path, error.message, error.remedy or "")
-        except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the run
-            reason = f"{type(error).__name__}: {error}"
-            failure = Failure(job.sample.id, job.relative_path, reason, "Look at the file; if it opens, report this.")
-        return Prepared(job, tensor, failure, constant, time.perf_counter() - begin)
+        plane = select(image, job.sample.selector)
+        constant = image.kind == "plane" and plane.size > 0 and bool(plane.min() == plane.max())
+        pixels = cropped(image, job.sample.selector, recipe)
+        seconds["preprocess"] += time.perf_counter() - begin
+        return pixels, constant
+
+    def _open(self, job: Job, seconds: dict[str, float]) -> tuple[Image, bytes]:
+        if job.unit != self._unit:
+            self._unit, self._opened = job.unit, None  # before the next is decoded: one volume in memory, not two
+            try:
+                self._opened = _read_unchanged(*job.unit, seconds)
+            except Exception as error:  # noqa: BLE001 - told again for each of its slices, decoded once
+                self._opened = error
+        if isinstance(self._opened, Exception) or self._opened is None:
+            raise self._opened or ImageError("the file was not decoded")
+        return self._opened
 
 
-def _read_unchanged(path: Path, unit: Selector) -> tuple[Image, bytes]:
-    """Decode and hash a file, or the files of a series, that do not change in between."""
+def _failure(job: Job, error: Exception) -> Failure:
+    if isinstance(error, ImageError):
+        return Failure(job.sample.id, job.relative_path, error.message, error.remedy or "")
+    reason = f"{type(error).__name__}: {error}"
+    return Failure(job.sample.id, job.relative_path, reason, "Look at the file; if it opens, report this.")
+
+
+def _read_unchanged(path: Path, unit: Selector, seconds: dict[str, float]) -> tuple[Image, bytes]:
+    """Hash and decode a file, or the files of a series, that do not change in between."""
+    begin = time.perf_counter()
     files = files_of(path, unit)
     before = [_stamp(file) for file in files]
+    try:
+        content = content_digest(files)
+    except OSError as error:
+        raise ImageError(
+            f"the file cannot be read: {error.strerror or error}", remedy="Restore the file or its permissions."
+        ) from error
+    middle = time.perf_counter()
+    seconds["read"] += middle - begin
     image = read(path, unit)
-    content = content_digest(files)
+    seconds["decode"] += time.perf_counter() - middle
     if [_stamp(file) for file in files] != before:
         raise ImageError("the file changed while it was being read", remedy="Extract again.")
     return image, content
@@ -124,32 +269,3 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-class _Volumes:
-    """The files being read: a volume is decoded once for its neighbouring slices, by the thread that asks first."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._images: OrderedDict[tuple[Path, Selector], Future[tuple[Image, bytes]]] = OrderedDict()
-
-    def read(self, path: Path, selector: Selector) -> tuple[Image, bytes]:
-        """The image and the digest of the files that it was decoded from."""
-        unit = unit_of(path, selector)
-        place = (path, unit)
-        with self._lock:
-            future = self._images.get(place)
-            first = future is None
-            if future is None:
-                future = self._images[place] = Future()
-            self._images.move_to_end(place)
-            while len(self._images) > self._capacity:
-                self._images.popitem(last=False)
-        if first:
-            try:
-                future.set_result(_read_unchanged(path, unit))
-            except BaseException as error:
-                future.set_exception(error)
-                raise
-        return future.result()

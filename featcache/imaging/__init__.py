@@ -5,7 +5,7 @@ Importing this package is cheap: decoders load with the first file, torch with t
 
 from featcache.imaging.intensity import WINDOWS
 from featcache.imaging.planes import select
-from featcache.imaging.prepare import prepare
+from featcache.imaging.prepare import cropped, normalised, prepare
 from featcache.imaging.preprocess import Preprocess, to_tensor
 from featcache.imaging.presets import PRESETS, preset
 from featcache.imaging.reader import DECODER_VERSIONS, decoder_of, files_of, read, unit_of
@@ -15,8 +15,10 @@ __all__ = [
     "PRESETS",
     "Preprocess",
     "WINDOWS",
+    "cropped",
     "decoder_of",
     "files_of",
+    "normalised",
     "prepare",
     "preset",
     "read",

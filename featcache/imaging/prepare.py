@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from featcache.errors import ImageError
 from featcache.imaging.intensity import clipping, is_volumetric, mean_and_deviation
 from featcache.imaging.planes import select, slice_count
-from featcache.imaging.preprocess import Preprocess, centre_crop, finished, resized_floats, to_tensor
+from featcache.imaging.preprocess import Preprocess, centre_crop, finished, resized, resized_floats
 from featcache.records import Image, Selector
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["prepare"]
+__all__ = ["cropped", "normalised", "prepare"]
 
 
 def prepare(image: Image, selector: Selector, spec: Preprocess) -> torch.Tensor:
@@ -43,11 +43,23 @@ def prepare(image: Image, selector: Selector, spec: Preprocess) -> torch.Tensor:
         If the part does not exist, has no pixels, or the recipe asks for what the image does not have: Hounsfield
         units, neighbouring slices.
     """
+    return normalised(cropped(image, selector, spec), spec)
+
+
+def cropped(image: Image, selector: Selector, spec: Preprocess) -> torch.Tensor:
+    """All of :func:`prepare` but the last step, which alone depends on a model's mean and standard deviation.
+
+    Returns
+    -------
+    Tensor
+        (C, crop, crop), C = 1 for grey and 3 for colour: uint8 where an 8-bit image was only resized, otherwise
+        float32, 0 to 255 or z-scores.
+    """
     plane = select(image, selector)
     if plane.size == 0:
         raise ImageError("the image has no pixels", remedy="Copy the file again from its source.")
     if spec.clip == "none" and spec.rgb == "grey" and spec.intensity != "zscore":
-        return to_tensor(plane, image.value_range, spec)
+        return centre_crop(resized(plane, image.value_range, spec), spec.crop)
     if plane.ndim == 3:
         raise ImageError(
             "the image is in colour: clipping, composing channels and z-scores are for grey images",
@@ -57,9 +69,13 @@ def prepare(image: Image, selector: Selector, spec: Preprocess) -> torch.Tensor:
 
     planes = _channels(image, selector, spec, plane)
     channels = [_channel(one, image, selector, spec, number) for number, one in enumerate(planes)]
-    pixels = torch.cat(channels)
+    return centre_crop(torch.cat(channels), spec.crop)
+
+
+def normalised(pixels: torch.Tensor, spec: Preprocess) -> torch.Tensor:
+    """The last step: (C, S, S) of :func:`cropped` to (3, S, S) float32."""
     if spec.intensity == "zscore":
-        return centre_crop(pixels, spec.crop).expand(3, -1, -1).contiguous()
+        return pixels.expand(3, -1, -1).contiguous()
     return finished(pixels, spec)
 
 

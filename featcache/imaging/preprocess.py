@@ -14,7 +14,16 @@ from featcache.registry import nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CHOICES", "PREPROCESS_VERSION", "Preprocess", "centre_crop", "finished", "resized_floats", "to_tensor"]
+__all__ = [
+    "CHOICES",
+    "PREPROCESS_VERSION",
+    "Preprocess",
+    "centre_crop",
+    "finished",
+    "resized",
+    "resized_floats",
+    "to_tensor",
+]
 
 PREPROCESS_VERSION = 1
 """Semantic version of :func:`to_tensor`, part of the cache key."""
@@ -129,22 +138,24 @@ def to_tensor(plane: NDArray[Any], value_range: tuple[float, float], spec: Prepr
     Tensor
         (3, crop, crop) float32, normalised.
     """
+    return finished(centre_crop(resized(plane, value_range, spec), spec.crop), spec)
 
+
+def resized(plane: NDArray[Any], value_range: tuple[float, float], spec: Preprocess) -> torch.Tensor:
+    """Resize a plane that is neither clipped nor composed: (C, h, w), uint8 or float32, 0 to 255."""
     if plane.dtype == np.uint8 and spec.antialias:
-        pixels = _resize_bytes(plane, spec)
-    else:
-        # To 0..255 in float64 first: 32-bit integers lose digits in float32, and resizing wants bounds to clamp to.
-        low, high = value_range
-        scale = 255.0 / (high - low) if high > low else 0.0
-        pixels = resized_floats(((plane.astype(np.float64) - low) * scale).astype(np.float32), spec)
-    return finished(pixels, spec)
+        return _resize_bytes(plane, spec)
+    # To 0..255 in float64 first: 32-bit integers lose digits in float32, and resizing wants bounds to clamp to.
+    low, high = value_range
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return resized_floats(((plane.astype(np.float64) - low) * scale).astype(np.float32), spec)
 
 
 def finished(pixels: torch.Tensor, spec: Preprocess) -> torch.Tensor:
-    """Crop, scale to 0..1 and normalise (C, h, w) pixels of 0..255; one channel becomes three."""
+    """Scale cropped (C, S, S) pixels of 0..255 to 0..1 and normalise; one channel becomes three."""
     import torch
 
-    pixels = centre_crop(pixels, spec.crop).to(torch.float32)
+    pixels = pixels.to(torch.float32)
     low, high = (0.0, 255.0) if spec.intensity == "source" else (float(pixels.min()), float(pixels.max()))
     pixels = (pixels - low) / (high - low) if high > low else torch.zeros_like(pixels)
     mean = torch.tensor(spec.mean)[:, None, None]

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from featcache.probes.episode_protocols import spaced_episodes, study_episodes
     from featcache.probes.episodes import Episodes, draw_episodes
     from featcache.probes.fewshot import FewShot
+    from featcache.probes.folds import patient_folds
     from featcache.probes.knn import KNNProbe, vote
     from featcache.probes.linear import LinearHeads
     from featcache.probes.logistic import LogisticProbe, LogisticSweep
     from featcache.probes.mlknn import MultiLabelKNN
     from featcache.probes.neighbours import ExactKNN
     from featcache.probes.ridge import RidgeProbe, RidgeSweep
+    from featcache.probes.volume import VolumeProbe
 
 # In plain order, as in every package of this project.
 __all__ = [
@@ -30,19 +32,21 @@ __all__ = [
     "LinearHeads",
     "LogisticProbe",
     "LogisticSweep",
+    "MultiLabelKNN",
     "PROBES",
     "Probe",
     "ProbeSpec",
     "RidgeProbe",
     "RidgeSweep",
+    "VolumeProbe",
     "draw_episodes",
     "learning_curve",
     "mean_interval",
+    "patient_folds",
     "spaced_episodes",
     "study_episodes",
     "vote",
 ]
-__all__ = ["ExactKNN", "KNNProbe", "LogisticProbe", "MultiLabelKNN", "PROBES", "Probe", "ProbeSpec", "vote"]
 
 PROBES = Registry(
     "probe",
@@ -77,6 +81,11 @@ PROBES = Registry(
             summary="Ridge regression on class indicators, the whole penalty path from one Gram matrix.",
             loader="featcache.probes.ridge:RidgeProbe",
         ),
+        ProbeSpec(
+            name="volume",
+            summary="Volumes from their slices: attention pooling beside the mean and the maximum.",
+            loader="featcache.probes.volume:VolumeProbe",
+        ),
     ),
 )
 """The probes by the name users type."""
@@ -94,9 +103,11 @@ _EXPORTS = {
     "Probe": "featcache.probes.base:Probe",
     "RidgeProbe": "featcache.probes.ridge:RidgeProbe",
     "RidgeSweep": "featcache.probes.ridge:RidgeSweep",
+    "VolumeProbe": "featcache.probes.volume:VolumeProbe",
     "draw_episodes": "featcache.probes.episodes:draw_episodes",
     "learning_curve": "featcache.probes.curves:learning_curve",
     "mean_interval": "featcache.probes.curves:mean_interval",
+    "patient_folds": "featcache.probes.folds:patient_folds",
     "spaced_episodes": "featcache.probes.episode_protocols:spaced_episodes",
     "study_episodes": "featcache.probes.episode_protocols:study_episodes",
     "vote": "featcache.probes.knn:vote",

@@ -14,6 +14,7 @@ from featcache.errors import ProbeError
 __all__ = [
     "Probe",
     "ProbeSpec",
+    "as_numbers",
     "check_features",
     "check_rows",
     "check_targets",
@@ -34,6 +35,10 @@ class Probe(Protocol):
 
     def predict_scores(self, X: ArrayLike, /) -> NDArray[np.float64] | dict[int, NDArray[np.float64]]:
         """(n, C) scores, or one such array for each setting that the probe sweeps."""
+
+
+class NotNumbersError(ProbeError, TypeError):
+    """Features that are no numbers; a ``TypeError`` too, as from numpy and scikit-learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +79,10 @@ def check_features(X: ArrayLike, *, name: str = "X", n_features: int | None = No
     >>> check_features([[1, 2]]).dtype
     dtype('float32')
     """
-    given = np.asarray(X)
-    if given.dtype.kind not in "biuf" or given.ndim != 2 or 0 in given.shape:
-        raise ProbeError(
-            f"{name} must be an (n, D) array of real numbers with at least one row and one column, "
-            f"got shape {given.shape}, dtype {given.dtype}",
-            remedy="Check that the split has rows, and pool patch tokens to one vector a row.",
-        )
+    given = _real_matrix(X, name)
     if n_features is not None and given.shape[1] != n_features:
         raise ProbeError(
-            f"{name} has {given.shape[1]} features, the probe was fitted on {n_features}",
+            f"{name} has {given.shape[1]} features, but probe is expecting {n_features} features as input",
             remedy="Use features of the same store and family for fitting and scoring.",
         )
     with np.errstate(over="ignore"):
@@ -95,6 +94,56 @@ def check_features(X: ArrayLike, *, name: str = "X", n_features: int | None = No
             remedy="Leave these rows out; if they overflowed float16, extract with --dtype float32.",
         )
     return features
+
+
+def as_numbers(y: ArrayLike, name: str) -> NDArray[Any]:
+    """Targets as an array; one of Python objects becomes float64.
+
+    Raises
+    ------
+    ProbeError
+        If an object is no number.
+
+    Examples
+    --------
+    >>> as_numbers(np.array([0, 1], dtype=object), "y").dtype
+    dtype('float64')
+    """
+    given = np.asarray(y)
+    if given.dtype != object:
+        return given
+    try:
+        return given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ProbeError(f"Unknown label type: object ({name}: {error})", remedy="Encode the classes.") from error
+
+
+def _real_matrix(X: ArrayLike, name: str) -> NDArray[Any]:
+    """(n, D) real numbers with a row and a column, or an error in words that scikit-learn's checks know."""
+    if hasattr(X, "toarray"):
+        raise ProbeError(f"{name}: sparse data was passed, dense data is required", remedy="Pass X.toarray().")
+    given = np.asarray(X)
+    if given.dtype == object:
+        try:
+            given = given.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise NotNumbersError(f"{name} holds no numbers: {error}", remedy="Pass an array of numbers.") from error
+    if given.dtype.kind == "c":
+        raise ProbeError(f"Complex data not supported: {name} has dtype {given.dtype}", remedy="Pass real numbers.")
+    if given.dtype.kind in "biuf" and given.ndim == 2 and 0 not in given.shape:
+        return given
+    found = (
+        f"{name} must be an (n, D) array of real numbers with at least one row and one column, got shape "
+        f"{given.shape}, dtype {given.dtype}"
+    )
+    if given.ndim == 2 and given.shape[0] == 0:
+        raise ProbeError(f"{found}: it has 0 samples", remedy="Check that the split has rows.")
+    if given.ndim == 2 and given.shape[1] == 0:
+        raise ProbeError(
+            f"{found}: 0 feature(s) (shape={given.shape}) while a minimum of 1 is required.",
+            remedy="Name features that the store has.",
+        )
+    raise ProbeError(found, remedy="Reshape your data, or pool patch tokens to one vector a row.")
 
 
 def check_targets(y: ArrayLike, n: int, *, n_classes: int | None = None, name: str = "y") -> tuple[NDArray[Any], int]:
@@ -125,7 +174,9 @@ def check_targets(y: ArrayLike, n: int, *, n_classes: int | None = None, name: s
     >>> check_targets([0, 2], 2)
     (array([0, 2]), 3)
     """
-    given = np.asarray(y)
+    if y is None:
+        raise ProbeError(f"a probe requires y to be passed, but the target y is None ({name})")
+    given = as_numbers(y, name)
     if given.dtype.kind not in "biuf" or given.ndim not in (1, 2) or len(given) != n or 0 in given.shape:
         raise ProbeError(
             f"{name}: expected numbers of shape ({n},) or ({n}, L), got {given.dtype} of shape {given.shape}",
@@ -222,8 +273,8 @@ def check_rows(X: ArrayLike, *, name: str = "X", n_features: int | None = None) 
     """
     given = np.asarray(X)
     if given.dtype not in (np.float16, np.float32) or given.ndim != 2 or 0 in given.shape:
-        return check_features(given, name=name, n_features=n_features)
-    finite = all(np.isfinite(given[rows]).all() for rows in row_blocks(*given.shape))
+        return check_features(X, name=name, n_features=n_features)
+    finite = all(np.isfinite(given[rows]).all() for rows in row_blocks(len(given), 16 * given.shape[1]))
     if not finite or (n_features is not None and given.shape[1] != n_features):
         return check_features(given, name=name, n_features=n_features)
     return given

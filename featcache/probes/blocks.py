@@ -39,7 +39,7 @@ class TokenBlocks:
         >>> TokenBlocks.check({"cls": [[1.0, 2.0]], "intermediate": [[[1.0, 2.0], [0.0, 1.0]]]}).depth
         3
         """
-        given: Mapping[str, Any] = X if isinstance(X, Mapping) else {"cls": X}
+        given: Mapping[str, Any] = X if isinstance(X, Mapping) and not hasattr(X, "toarray") else {"cls": X}
         unknown = sorted(set(given) - {"cls", "intermediate", "patch_mean"})
         if unknown or "cls" not in given:
             raise ProbeError(

@@ -23,8 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.probes.curvature import inverse_hessian
+from featcache.probes.line_search import secant_lengths
 from featcache.probes.losses import Loss
+from featcache.probes.row_passes import RowPasses
 from featcache.probes.schedule import solved_between
+from featcache.probes.step_memory import StepMemory, column_resized
 from featcache.probes.workers import row_workers
 
 __all__ = ["Solution", "solve_grid"]
@@ -33,23 +36,17 @@ Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
 
-_MEMORY = 8
-"""Pairs of steps and gradient differences that each column remembers."""
-_WIDTH = 112
-"""Columns fitted at a time, or an eighth of the features: their logits, twice, are the memory a fit needs."""
-_BLOCKS, _SMALLEST_BLOCK = 32, 1024
-"""A pass goes through this many blocks of rows, unless they would be smaller."""
+_WIDTH = 80
+"""Columns fitted at a time, or a twelfth of the features: their logits, twice, are the memory a fit needs."""
 _SHARPEN_FROM, _SHARPEN_EVERY = 24, 12
 """Passes after which a column gets its own Hessian, where there are so many rows that passes cost more."""
-_SEARCHES = 20
-"""Evaluations of a line search at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
     """The models of a grid."""
 
-    weights: Doubles
+    weights: Floats
     """(n_C, L, group, q) weights for the rows given, the last is the intercept."""
     n_iter: Indices
     """(n_C, L) passes that each problem took part in."""
@@ -124,11 +121,8 @@ class _Pool:
         start: Doubles | None,
         workers: Executor,
     ) -> None:
-        self.workers = workers
-        size = max(_SMALLEST_BLOCK, -(-len(rows) // _BLOCKS))
-        self.row_blocks = [slice(begin, min(begin + size, len(rows))) for begin in range(0, len(rows), size)]
         self.rows, self.variance, self.loss, self.tol, self.max_iter = rows, variance, loss, tol, max_iter
-        n, q = rows.shape
+        q = rows.shape[1]
         outputs, group = len(loss.total), loss.group
         count = len(C) * outputs
         self.output = np.arange(count) % outputs
@@ -140,21 +134,19 @@ class _Pool:
         # The seeds, those of weak penalties first, for they take longest; then the wide gaps before the narrow ones.
         gap = np.array([pair[1] - pair[0] if pair else len(C) for pair in self.parents])[self.strength]
         self.waiting = np.lexsort((-self.strength, -gap))
-        self.solved = np.zeros((count, group, q))
+        self.solved = np.zeros((count, group, q), np.float32)
         self.is_solved, self.converged = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
         self.n_iter = np.zeros(count, dtype=np.int64)
         self.free = np.ones(q, dtype=np.float32)
         self.free[-1] = 0  # the intercept is not penalised
-        self.limit = max(1, max(_WIDTH, q // 8) // group)
+        self.limit = max(1, max(_WIDTH, q // 12) // group)
         width = min(self.limit, count) * group
-        self.logits, self.moved = np.empty((n, width), np.float32), np.empty((n, width), np.float32)
+        self.passes = RowPasses(rows, loss, width, workers)
         self.active = np.zeros(0, dtype=np.int64)
         self.fresh = np.zeros(0, dtype=bool)
         self.bend = np.zeros(0)
-        self.gamma, self.stalled = np.ones(0, np.float32), np.zeros(0, dtype=np.int64)
+        self.memory, self.stalled = StepMemory(q, group), np.zeros(0, dtype=np.int64)
         self.w, self.g = np.zeros((q, 0), np.float32), np.zeros((q, 0), np.float32)
-        self.steps, self.bends = ([np.zeros((q, 0), np.float32) for _ in range(_MEMORY)] for _ in range(2))
-        self.rho = [np.zeros(0, np.float32) for _ in range(_MEMORY)]
         self.sharp: dict[tuple[int, int], Floats] = {}
 
     # -- who takes part ------------------------------------------------------------------------------------------
@@ -198,24 +190,11 @@ class _Pool:
     def _resize(self, kept: Indices, new: int) -> None:
         """Drop all columns but those of ``kept``, then append empty ones for ``new`` problems."""
         columns, extra = self._columns(kept), new * self.loss.group
-        if len(kept) < len(self.active):
-            for rows in self.row_blocks:
-                block = self.logits[rows]
-                block[:, : len(columns)] = block[:, columns]
-        end = len(columns) + extra
-        self.logits[:, len(columns) : end] = 0
-
-        def resize(values: NDArray[np.generic], places: Indices, more: int) -> NDArray[np.generic]:
-            return np.concatenate([values[..., places], np.zeros((*values.shape[:-1], more), values.dtype)], axis=-1)
-
-        self.w, self.g = (resize(values, columns, extra) for values in (self.w, self.g))  # type: ignore[assignment]
-        self.steps = [resize(values, columns, extra) for values in self.steps]  # type: ignore[misc]
-        self.bends = [resize(values, columns, extra) for values in self.bends]  # type: ignore[misc]
-        self.rho = [resize(values, kept, new) for values in self.rho]  # type: ignore[misc]
-        self.bend = resize(self.bend, columns, extra)  # type: ignore[assignment]
-        self.gamma = resize(self.gamma, kept, new)  # type: ignore[assignment]
-        self.gamma[len(kept) :] = 1
-        self.stalled = resize(self.stalled, kept, new)  # type: ignore[assignment]
+        self.passes.keep(columns, len(self.active) * self.loss.group, extra)
+        self.memory.resize(kept, columns, new)
+        self.w, self.g = (column_resized(values, columns, extra) for values in (self.w, self.g))
+        self.bend = np.concatenate([self.bend[columns], np.zeros(extra)])
+        self.stalled = np.concatenate([self.stalled[kept], np.zeros(new, np.int64)])
 
     # -- one step of all -----------------------------------------------------------------------------------------
 
@@ -228,40 +207,31 @@ class _Pool:
         for place in np.flatnonzero(self.fresh):
             direction[:, self._columns(np.array([place]))] = self._first(self.active[place])
         slope = self._dot(self.g, direction)
-        gradient, new_slope, bend = self._pass(np.arange(len(self.active)), direction)
+        count = direction.shape[1]
+        gradient, slopes, bend = self.passes.gradient(output, slice(0, count), count, direction)
         total = self.loss.total[output]
         line = self._dot(penalty * self.w, direction), self._dot(penalty * direction, direction)
-        new_slope = new_slope / total + line[0] + line[1]
-        length = np.ones(len(self.active))
+        new_slope = self.memory.sum(slopes) / total + line[0] + line[1]
         # By the curvature condition of Wolfe; of a convex function, slopes tell all about a line.
         wrong = np.flatnonzero(~self.fresh & ((new_slope > 0.5 * np.abs(slope)) | (new_slope < 0.9 * slope)))
         if len(wrong):
-            length[wrong] = self._search(wrong, slope[wrong], new_slope[wrong], [part[wrong] for part in line])
+            length = self._search(wrong, slope[wrong], new_slope[wrong], [part[wrong] for part in line])
             columns = self._columns(wrong)
-            direction[:, columns] *= self._wide(length[wrong])
-            self.moved[:, columns] *= self._wide(length[wrong])
-            gradient[:, columns], _, bend[columns] = self._pass(wrong, None)
-        count = len(self.active) * self.loss.group
-        self.logits[:, :count] += self.moved[:, :count]
+            direction[:, columns] *= self._wide(length)
+            self.passes.moved[:, columns] *= self._wide(length)
+            gradient[:, columns], _, bend[columns] = self.passes.gradient(output[wrong], columns, len(columns), None)
+        self.passes.accept(count)
         self.w += direction
         gradient = gradient / self._wide(total) + penalty * self.w
         self.bend = np.maximum(bend / self._wide(total), 1e-3 * self.loss.curvature[output].ravel())
-        self._remember(direction, gradient - self.g)
+        self.memory.remember(direction, gradient - self.g, self.fresh, self._precondition)
         self.g = gradient.astype(np.float32)
         self.last = direction
         self.n_iter[self.active] += 1
 
     def _direction(self) -> Floats:
-        """-H g of every column, by the two loops of L-BFGS."""
-        d = -self.g
-        shares = []
-        for step, bend, rho in zip(self.steps[::-1], self.bends[::-1], self.rho[::-1], strict=True):
-            share = self._wide(rho * self._dot(step, d))
-            d -= share * bend
-            shares.append(share)
-        d = self._precondition(d) * self._wide(self.gamma)
-        for step, bend, rho, share in zip(self.steps, self.bends, self.rho, shares[::-1], strict=True):
-            d += (share - self._wide(rho * self._dot(bend, d))) * step
+        """-H g of every column; along the diagonal alone where that is uphill."""
+        d = self.memory.direction(self.g, self._precondition)
         uphill = self._dot(self.g, d) >= 0
         if uphill.any():  # rounding: start again from the diagonal
             self.stalled[uphill & ~self.fresh] += 1
@@ -269,8 +239,7 @@ class _Pool:
             for column in columns:
                 self.sharp.pop(self._name(column), None)
             d[:, columns] = -self.inverse[:, columns] * self.g[:, columns]
-            for rho in self.rho:
-                rho[uphill] = 0
+            self.memory.forget(uphill)
         return d
 
     def _name(self, column: int) -> tuple[int, int]:
@@ -296,7 +265,7 @@ class _Pool:
         for place in np.flatnonzero((passes >= 0) & (passes % _SHARPEN_EVERY == 0)):
             problem = self.active[place]
             columns = self._columns(np.array([place]))
-            logits = self.logits[:, columns].copy()
+            logits = self.passes.logits[:, columns].copy()
             bend = self.loss.bend(self.output[problem], logits)
             for number, column in enumerate(columns):
                 penalty = self.free * self.penalty[problem]
@@ -305,9 +274,8 @@ class _Pool:
                 )
                 if inverse is not None:
                     self.sharp[self._name(column)] = inverse
-            self.gamma[place] = 1
-            for rho in self.rho:
-                rho[place] = 0
+            self.memory.gamma[place] = 1
+            self.memory.forget(np.array([place]))
 
     def _first(self, problem: int) -> Doubles:
         """(q, group) start of a problem: between its solved neighbours, else the constant model."""
@@ -332,100 +300,36 @@ class _Pool:
         between /= hessian(problem) + 1e-30
         return np.asarray(between)
 
-    def _pass(self, problems: Indices, direction: Floats | None) -> tuple[Floats, Doubles, Doubles]:
-        """Gradient (q, m) of the summed loss, its slope (P,) and curvature (m,), where the logits are moved.
-
-        ``direction`` (q, m) sets how they are moved, for all problems; None keeps it.
-        """
-        columns = self._columns(problems)
-        every = len(problems) == len(self.active)
-        which: slice | Indices = slice(0, len(columns)) if every else columns
-        output = self.output[self.active[problems]]
-
-        def part(block: slice) -> tuple[Floats, Floats, Doubles]:
-            rows = self.rows[block]
-            if direction is not None:
-                self.moved[block, : len(columns)] = rows @ direction
-            moved = self.moved[block, which]
-            logits = self.logits[block, which] + moved
-            bent = self.loss.residual(block, output, logits)
-            return rows.T @ logits, np.einsum("nm,nm->m", logits, moved), bent
-
-        gradient = np.zeros((self.rows.shape[1], len(columns)), np.float32)
-        slope, bend = np.zeros(len(columns)), np.zeros(len(columns))
-        for pull, along, bent in self.workers.map(part, self.row_blocks):  # in the order of the rows
-            gradient += pull
-            slope += along
-            bend += bent
-        return gradient, slope.reshape(len(problems), -1).sum(axis=1), bend
-
     def _search(self, problems: Indices, slope: Doubles, at_one: Doubles, line: list[Doubles]) -> Doubles:
-        """(P,) step lengths at which the slope is small: bracketed secants on the slopes of kept logits."""
+        """(P,) step lengths of some problems, from the slopes of kept logits."""
         columns = self._columns(problems)
-        low, low_slope = np.zeros(len(problems)), slope.astype(np.float64)
-        high, high_slope = np.full(len(problems), np.inf), np.zeros(len(problems))
-        length, found = np.ones(len(problems)), at_one.astype(np.float64)
         output = self.output[self.active[problems]]
         total = self.loss.total[output]
-        for _ in range(_SEARCHES):
-            below, open_ = found < 0, np.abs(found) > 0.3 * np.abs(slope)
-            low, low_slope = np.where(below, length, low), np.where(below, found, low_slope)
-            high, high_slope = np.where(below, high, length), np.where(below, high_slope, found)
-            if not open_.any():
-                break
-            bounded = np.isfinite(high)
-            gap = np.where(bounded, high, 2 * length) - low
-            share = np.clip(low_slope / np.where(bounded, low_slope - high_slope, low_slope), 0.1, 0.9)
-            length = np.where(open_, np.where(bounded, low + share * gap, 2 * length), length)
-            wide = self._wide(length)
 
-            def part(block: slice, wide: Floats = wide) -> Floats:
-                moved = self.moved[block, columns]
-                logits = self.logits[block, columns] + moved * wide
-                self.loss.residual(block, output, logits)
-                return np.asarray(np.einsum("nm,nm->m", logits, moved))
+        def slope_at(length: Doubles) -> Doubles:
+            summed = self.memory.sum(self.passes.slope(output, columns, self._wide(length)))
+            found: Doubles = summed / total + line[0] + length * line[1]
+            return found
 
-            summed = np.zeros(len(columns))
-            for along in self.workers.map(part, self.row_blocks):
-                summed += along
-            new = summed.reshape(len(problems), -1).sum(axis=1) / total + line[0] + length * line[1]
-            found = np.where(open_, new, found)
-        return length
-
-    def _remember(self, step: Floats, bend: Floats) -> None:
-        """Add a pair to each column's memory, where the loss bent along the step."""
-        along = self._dot(step, bend)
-        across = self._dot(bend, self._precondition(bend))
-        good = ~self.fresh & (along > 1e-10 * across)
-        wide = self._wide(good)
-        self.steps = [*self.steps[1:], step * wide]
-        self.bends = [*self.bends[1:], (bend * wide).astype(np.float32)]
-        self.rho = [*self.rho[1:], np.where(good, 1 / np.where(good, along, 1), 0).astype(np.float32)]
-        self.gamma = np.where(good, along / np.where(good, across, 1), self.gamma).astype(np.float32)
+        return secant_lengths(slope, at_one, slope_at)
 
     def _remaining(self) -> NDArray[np.bool_]:
         """Whether the last step and the next, by the diagonal, are both small against the logits."""
         scale = self.variance[:-1, None]
 
         def spread(weights: Floats) -> Doubles:
-            return np.sqrt(self._sum((scale * np.square(weights[:-1])).sum(axis=0)))
+            return np.sqrt(self.memory.sum((scale * np.square(weights[:-1])).sum(axis=0)))
 
         size = spread(self.w)
-        diagonal = self._wide(self.gamma) * self._precondition(self.g)
+        diagonal = self._wide(self.memory.gamma) * self._precondition(self.g)
         shift = np.abs(diagonal[-1]).reshape(len(self.active), -1).max(axis=1)
         small = (spread(self.last) <= self.tol * size) & (spread(diagonal) <= self.tol * size) & ~self.fresh
         # A start that is this good needs no second opinion.
         small |= spread(diagonal) <= 0.1 * self.tol * size
         return np.asarray(small & (shift <= self.tol), dtype=bool)
 
-    # -- sums over the columns of a problem ----------------------------------------------------------------------
-
-    def _sum(self, values: NDArray[np.floating]) -> Doubles:
-        return np.asarray(values.reshape(-1, self.loss.group).sum(axis=1, dtype=np.float64))
-
     def _dot(self, one: NDArray[np.floating], two: NDArray[np.floating]) -> Doubles:
-        return self._sum(np.einsum("qm,qm->m", one, two))
+        return self.memory.dot(one, two)
 
     def _wide(self, values: NDArray[np.generic]) -> Floats:
-        """(m,) float32 of one value a problem."""
-        return np.repeat(values.astype(np.float32), self.loss.group)
+        return self.memory.wide(values)

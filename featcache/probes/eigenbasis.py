@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from featcache.probes.base import row_blocks
 
@@ -119,7 +120,11 @@ def eigenbasis(
     for block in _blocks(parts):
         shifted = centred(block)
         gram += shifted.T @ shifted
-    vectors = np.ascontiguousarray(np.linalg.eigh(gram / n)[1][:, ::-1]).astype(np.float32)
+    gram /= n
+    # In place: of a symmetric matrix the transposed view is the same matrix in the order that LAPACK wants.
+    turned = eigh(gram.T, overwrite_a=True, check_finite=False, driver="evd")[1]
+    vectors = np.ascontiguousarray(turned[:, ::-1], dtype=np.float32)
+    del gram, turned
     rows = np.empty((n, width + 1), dtype=np.float32)
     rows[:, -1] = 1
     start = 0
@@ -156,5 +161,5 @@ def _mean_squares(rows: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _blocks(parts: Sequence[NDArray[np.floating]]) -> Iterator[NDArray[np.floating]]:
     for part in parts:
-        for rows in row_blocks(len(part), 16 * part.shape[1]):
+        for rows in row_blocks(len(part), 64 * part.shape[1]):
             yield part[rows]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from featcache.errors import ProbeError
 from featcache.probes.base import check_targets
 from featcache.probes.episodes import Episodes, check_shots, class_members, patient_codes, too_few
+from featcache.records import evenly_spaced
 
-__all__ = ["evenly_spaced", "spaced_episodes", "study_episodes"]
+__all__ = ["spaced_episodes", "study_episodes"]
 
 
 def study_episodes(
@@ -122,16 +123,3 @@ def spaced_episodes(y: ArrayLike, shots: Sequence[int] = (1, 2, 4, 8, 16)) -> Ep
         (np.concatenate([pool[evenly_spaced(len(pool), shot)] for pool in members.values()]),) for shot in counts
     )
     return Episodes(shots=counts, rows=rows, n_rows=len(targets), protocol="spaced")
-
-
-def evenly_spaced(n: int, k: int) -> NDArray[np.int64]:
-    """k indices below n: ``round(arange(0, n, n / k))``, without the one too many that rounding may give.
-
-    Examples
-    --------
-    >>> evenly_spaced(10, 4)
-    array([0, 2, 5, 8])
-    """
-    if not 1 <= k <= n:
-        raise ProbeError(f"{k} evenly spaced rows were asked for, there are {n}")
-    return np.round(np.arange(0, n, n / k)).astype(np.int64)[:k]

@@ -17,6 +17,14 @@ from featcache.probes.episodes import Episodes, draw_episodes
 from featcache.probes.fewshot_heads import centroid_head, ridge_head
 from featcache.probes.fewshot_logistic import logistic_head
 from featcache.probes.fewshot_scores import link, project, vote_of_support
+from featcache.probes.fewshot_supports import (
+    Supports,
+    refuse_unknown,
+    support_blocks,
+    transformed_supports,
+    what_supports_lack,
+)
+from featcache.probes.parameters import Parameters, not_fitted
 
 __all__ = ["FewShot"]
 
@@ -29,7 +37,7 @@ _TRANSFORMS = ("cl2", "l2", "none")
 _WORKERS = 4
 
 
-class FewShot:
+class FewShot(Parameters):
     """Classifiers from a few images a class, over many episodes.
 
     In each episode the rows are first transformed to z:
@@ -57,7 +65,7 @@ class FewShot:
         Episodes of each shot.
     head
         ``centroid``, ``ridge``, ``logistic`` or ``knn``.
-    transform
+    normalize
         ``cl2``, ``l2`` or ``none`` (not for ``knn``, which compares directions).
     alpha
         Of ``ridge``, as in scikit-learn's Ridge.
@@ -109,7 +117,7 @@ class FewShot:
         *,
         n_episodes: int = 100,
         head: Literal["centroid", "ridge", "logistic", "knn"] = "centroid",
-        transform: Literal["cl2", "l2", "none"] = "cl2",
+        normalize: Literal["cl2", "l2", "none"] = "cl2",
         alpha: float = 1.0,
         C: float = 1.0,
         k: int = 20,
@@ -119,7 +127,7 @@ class FewShot:
         self.shots = shots
         self.n_episodes = n_episodes
         self.head = head
-        self.transform = transform
+        self.normalize = normalize
         self.alpha = alpha
         self.C = C
         self.k = k
@@ -172,16 +180,20 @@ class FewShot:
             )
         self.episodes_, self.shots_ = episodes, episodes.shots
         indicator = targets if self.multilabel_ else np.eye(self.n_classes_)[targets]
-        self._refuse_unknown(indicator)
+        refuse_unknown(episodes, indicator)
         width, grid = features.shape[1], (len(self.shots_), episodes.n_episodes)
-        self.origin_ = np.zeros(width) if self.transform == "l2" else features.mean(axis=0, dtype=np.float64)
+        self.n_features_in_ = width
+        self.origin_ = np.zeros(width) if self.normalize == "l2" else features.mean(axis=0, dtype=np.float64)
         self.center_ = np.zeros((*grid, width), dtype=np.float32)
         if self.head == "knn":
             self._rows, self._targets = features, indicator
         else:
             self.coef_ = np.zeros((*grid, self.n_classes_, width), dtype=np.float32)
             self.intercept_ = np.zeros((*grid, self.n_classes_))
-        self.notes_ = self._notes(indicator, self._solve_all(features, indicator))
+        stopped = self._solve_all(features, indicator)
+        notes = what_supports_lack(episodes, indicator, multilabel=self.multilabel_)
+        unsolved = [f"{stopped} logistic regressions did not converge: lower C."] if stopped else []
+        self.notes_ = (*notes, *unsolved)
         return self
 
     def evaluate(self, X: ArrayLike, y: ArrayLike, metric: str | Metric = "accuracy") -> Floats:
@@ -241,7 +253,7 @@ class FewShot:
         """
         self._fitted()
         features = check_features(X, n_features=len(self.origin_))
-        return self._iterate(features if self.transform == "l2" else features - self.origin_.astype(np.float32))
+        return self._iterate(features if self.normalize == "l2" else features - self.origin_.astype(np.float32))
 
     def predict_scores(self, X: ArrayLike) -> dict[int, Floats]:
         """For each number of shots the mean of the scores over the episodes.
@@ -266,17 +278,17 @@ class FewShot:
 
     def _fitted(self) -> Self:
         if not hasattr(self, "notes_"):
-            raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
+            raise not_fitted()
         return self
 
     def _check_settings(self) -> None:
-        if self.head not in _HEADS or self.transform not in _TRANSFORMS:
+        if self.head not in _HEADS or self.normalize not in _TRANSFORMS:
             raise ConfigurationError(
-                f"unknown head {self.head!r} or transform {self.transform!r}",
-                remedy=f"Heads: {', '.join(_HEADS)}; transforms: {', '.join(_TRANSFORMS)}.",
+                f"unknown head {self.head!r} or normalisation {self.normalize!r}",
+                remedy=f"Heads: {', '.join(_HEADS)}; normalisations: {', '.join(_TRANSFORMS)}.",
             )
-        if self.head == "knn" and self.transform == "none":
-            raise ConfigurationError("knn compares directions, transform none has lengths", remedy="Use l2 or cl2.")
+        if self.head == "knn" and self.normalize == "none":
+            raise ConfigurationError("knn compares directions, normalize none has lengths", remedy="Use l2 or cl2.")
         for name in ("alpha", "C"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ProbeError(f"{name} must be positive, got {getattr(self, name)}", remedy="The default is 1.0.")
@@ -284,50 +296,12 @@ class FewShot:
             raise ProbeError(f"k must be positive, got {self.k}", remedy="The default is 20.")
         check_temperature(self.temperature)
 
-    def _refuse_unknown(self, indicator: Floats) -> None:
-        for shot, episode, support in self.episodes_:
-            never = np.flatnonzero(np.isnan(indicator[support]).all(axis=0))
-            if len(never):
-                raise ProbeError(
-                    f"labels {never.tolist()} are missing in every row of episode {episode} of {shot} shots",
-                    remedy="Leave these labels out, or give other episodes.",
-                )
-
-    def _blocks(self, numbers_per_row: int) -> Iterator[tuple[int, slice]]:
-        """(index of shots, episodes) with a bounded count of numbers, for so many in a support row."""
-        for shot, supports in enumerate(self.episodes_.rows):
-            longest = max(map(len, supports))
-            for episodes in row_blocks(len(supports), longest * (numbers_per_row + 8 * longest)):
-                yield shot, episodes
-
-    def _supports(
-        self, shot: int, episodes: slice, features: Singles, indicator: Floats
-    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """Transformed rows (B, n, D), targets (B, n, C) and which are known; sets ``center_``."""
-        supports = self.episodes_.rows[shot][episodes]
-        index = np.full((len(supports), max(map(len, supports))), -1)
-        for place, support in enumerate(supports):
-            index[place, : len(support)] = support
-        real = (index >= 0)[:, :, None]
-        # Advanced indexing copies, so that the rest can be in place: this is where the time of small heads goes.
-        Z = features[index].astype(np.float64)
-        if self.transform != "l2":
-            Z -= self.origin_
-        ragged = not real.all()
-        if ragged:
-            Z *= real
-        if self.transform == "cl2":
-            center = (Z.sum(axis=1) / real.sum(axis=1)).astype(np.float32)
-            self.center_[shot, episodes] = center
-            Z -= center[:, None, :]
-            if ragged:
-                Z *= real
-        if self.transform != "none":
-            length = np.sqrt(np.einsum("bnd,bnd->bn", Z, Z))[:, :, None]
-            Z /= np.where(length > 0, length, 1.0)
-        Y = indicator[index]
-        known = real & ~np.isnan(Y)
-        return Z, np.where(known, Y, 0.0), known
+    def _supports(self, shot: int, episodes: slice, features: Singles, indicator: Floats) -> Supports:
+        """Of some episodes; sets ``center_``."""
+        chosen = self.episodes_.rows[shot][episodes]
+        found = transformed_supports(features, indicator, chosen, origin=self.origin_, normalize=self.normalize)
+        self.center_[shot, episodes] = found.center
+        return found
 
     def _solve_all(self, features: Singles, indicator: Floats) -> int:
         """Solve every episode, one block on each core; return how many did not converge."""
@@ -340,14 +314,15 @@ class FewShot:
             return self._solve(*block, features, indicator)
 
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-            return sum(pool.map(solve, self._blocks(4 * features.shape[1])))
+            return sum(pool.map(solve, support_blocks(self.episodes_, 4 * features.shape[1])))
 
     def _solve(self, shot: int, episodes: slice, features: Singles, indicator: Floats) -> int:
         """Set what scores these episodes; return how many did not converge."""
-        Z, Y, known = self._supports(shot, episodes, features, indicator)
+        part = self._supports(shot, episodes, features, indicator)
         if self.head == "knn":
             return 0
-        K, stopped = Z @ np.swapaxes(Z, 1, 2), 0
+        Z, Y, known = part.rows, part.target, part.known
+        K, stopped = (Z @ np.swapaxes(Z, 1, 2)).astype(np.float64), 0
         if self.head == "centroid":
             A, b = centroid_head(K, Y, known, multilabel=self.multilabel_)
         elif self.head == "ridge":
@@ -358,24 +333,9 @@ class FewShot:
         b = np.where(never, -np.inf, b)
         if self.multilabel_:
             b = np.where(always, np.inf, b)
-        self.coef_[shot, episodes] = np.swapaxes(A, 1, 2) @ Z
+        self.coef_[shot, episodes] = np.swapaxes(A, 1, 2).astype(np.float32) @ Z
         self.intercept_[shot, episodes] = b
         return stopped
-
-    def _notes(self, indicator: Floats, stopped: int) -> tuple[str, ...]:
-        notes = []
-        if not self.multilabel_ and (absent := np.flatnonzero(~indicator.any(axis=0)).tolist()):
-            notes.append(f"Classes {absent} do not occur in training: their score is 0.")
-        if self.multilabel_:
-            constant = sum(
-                bool((np.nanmin(indicator[support], axis=0) == np.nanmax(indicator[support], axis=0)).any())
-                for _, _, support in self.episodes_
-            )
-            if constant:
-                notes.append(f"In {constant} supports a label has one value: its score is constant there.")
-        if stopped:
-            notes.append(f"{stopped} logistic regressions did not converge: lower C.")
-        return tuple(notes)
 
     def _iterate(self, X: Singles) -> Iterator[tuple[int, int, Floats]]:
         squares = np.einsum("nd,nd->n", X, X, dtype=np.float64)
@@ -388,17 +348,21 @@ class FewShot:
                     yield self.shots_[shot], episodes.start + place, scores
 
     def _decide(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
-        decisions = project(X, squares, self.coef_[shot, episodes], self.center_[shot, episodes], self.transform)
+        decisions = project(X, squares, self.coef_[shot, episodes], self.center_[shot, episodes], self.normalize)
         for decision, intercept in zip(decisions, self.intercept_[shot, episodes], strict=True):
             yield link(decision + intercept.astype(np.float32)[:, None], multilabel=self.multilabel_)
 
     def _vote(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
-        Z, Y, known = self._supports(shot, episodes, self._rows, self._targets)
-        near = project(X, squares, Z.astype(np.float32), self.center_[shot, episodes], self.transform)
+        part = self._supports(shot, episodes, self._rows, self._targets)
+        near = project(X, squares, part.rows, part.center, self.normalize)
         for place, similarity in enumerate(near):
             size = len(self.episodes_.rows[shot][episodes.start + place])
             yield vote_of_support(
-                similarity[:size], Y[place, :size], known[place, :size], k=self.k, temperature=self.temperature
+                similarity[:size],
+                part.target[place, :size],
+                part.known[place, :size],
+                k=self.k,
+                temperature=self.temperature,
             )
 
 

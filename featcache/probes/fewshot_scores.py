@@ -129,6 +129,9 @@ def vote_of_support(
 def _nearest(similarity: Singles, k: int) -> NDArray[np.bool_]:
     """(s, n) True for the k largest of each column; of equal ones the first rows."""
     last = np.partition(similarity, len(similarity) - k, axis=0)[len(similarity) - k]
-    above, equal = similarity > last, similarity == last
-    nearest: NDArray[np.bool_] = above | (equal & (np.cumsum(equal, axis=0) <= k - above.sum(axis=0)))
+    nearest: NDArray[np.bool_] = similarity >= last
+    tied = np.flatnonzero(nearest.sum(axis=0) > k)
+    if len(tied):
+        above, equal = similarity[:, tied] > last[tied], similarity[:, tied] == last[tied]
+        nearest[:, tied] = above | (equal & (np.cumsum(equal, axis=0) <= k - above.sum(axis=0)))
     return nearest

@@ -17,7 +17,7 @@ from featcache.probes.base import (
     row_blocks,
 )
 from featcache.probes.neighbours import Algorithm, ExactKNN, IndexKind
-from featcache.probes.parameters import Parameters
+from featcache.probes.parameters import Parameters, not_fitted
 
 __all__ = ["DEFAULT_K", "ExactKNN", "KNNProbe", "Vote", "vote"]
 
@@ -182,6 +182,7 @@ class KNNProbe(Parameters):
         if self.k is not None and (len(self.k) == 0 or min(self.k) < 1):
             raise ProbeError(f"k must be positive numbers, got {tuple(self.k)}", remedy="For example k=(20,).")
         features = check_features(X, name="the training features")
+        self.n_features_in_ = features.shape[1]
         self.y_, self.n_classes_ = check_targets(y, len(features), n_classes=n_classes)
         if self.y_.ndim == 1:
             self.prior_ = np.bincount(self.y_, minlength=self.n_classes_) / len(self.y_)
@@ -223,8 +224,8 @@ class KNNProbe(Parameters):
             If a query is invalid or the probe is not fitted.
         """
         if not hasattr(self, "index_"):
-            raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
-        similarity, index = self.index_.kneighbors(self._prepare(check_features(Q, name="the queries")))
+            raise not_fitted()
+        similarity, index = self.index_.kneighbors(self._prepare(check_features(Q, n_features=self.n_features_in_)))
         self.notes_ = (*self._fit_notes, *self.index_.notes_)
         scores = {k: np.empty((len(index), self.n_classes_)) for k in self.k_}
         for rows in row_blocks(len(index), index.shape[1] * self.n_classes_):
@@ -243,8 +244,6 @@ class KNNProbe(Parameters):
     def _prepare(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self.standardize:
             return features
-        if features.shape[1] != len(self.mean_):
-            check_features(features, name="the queries", n_features=len(self.mean_))
         prepared = np.empty_like(features)
         for rows in row_blocks(len(features), features.shape[1]):
             prepared[rows] = (features[rows] - self.mean_) / self.scale_

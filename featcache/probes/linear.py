@@ -15,6 +15,7 @@ from featcache.probes.blocks import BlockInput, TokenBlocks
 from featcache.probes.heads import Head, HeadBank, train_banks
 from featcache.probes.holdout import hold_out
 from featcache.probes.logistic import probabilities
+from featcache.probes.parameters import Parameters, not_fitted
 from featcache.probes.path_probe import best_setting, metrics_of, teachable
 from featcache.probes.targets import what_is_missing
 
@@ -49,7 +50,7 @@ PROTOCOLS: dict[str, LinearProtocol] = {
 """By the name users give."""
 
 
-class LinearHeads:
+class LinearHeads(Parameters):
     """Linear heads on cached tokens, all learning rates and inputs trained in one pass over the rows.
 
     One head for each learning rate x number of last blocks x with or without the mean patch. The best on val is chosen
@@ -198,6 +199,7 @@ class LinearHeads:
             f"lr = {chosen.lr:g}, last {chosen.n_last_blocks} blocks, {'with' if chosen.avgpool else 'without'} the "
             f"mean patch{chosen_by}; one head trained on all {len(whole[0])} rows ({self.protocol} protocol)."
         )
+        self.n_features_in_ = blocks.widths[0]
         self.classes_, self.multilabel_, self._widths = np.arange(count), targets.ndim == 2, blocks.widths
         (self._bank,) = self._train(whole, [chosen], count, rule)
         self.coef_, self.intercept_ = self._bank.weights(0)
@@ -214,7 +216,7 @@ class LinearHeads:
             If the features are invalid or the probe is not fitted.
         """
         if not hasattr(self, "coef_"):
-            raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
+            raise not_fitted()
         blocks = TokenBlocks.check(X)
         self._check_widths(blocks, self._widths, "X")
         return np.concatenate([

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from featcache.probes.base import check_rows, check_targets, row_blocks
 from featcache.probes.columns import solve_grid
 from featcache.probes.eigenbasis import eigenbasis, moments
 from featcache.probes.losses import ClassWeight, Loss, SigmoidLoss, SoftmaxLoss
+from featcache.probes.parameters import Parameters, not_fitted
 from featcache.probes.targets import what_is_missing
 
 __all__ = ["DEFAULT_C", "LinearPath", "LogisticSweep", "fit_logistic"]
@@ -115,7 +116,9 @@ def fit_logistic(
     solution = solve_grid(
         basis.rows, basis.variance, loss, np.asarray(C, dtype=np.float64), tol=tol, max_iter=max_iter, start=begin
     )
-    weights = solution.weights.reshape(len(C), len(fitted), -1)
+    # The turned rows, as large as the features, are done with.
+    basis = replace(basis, rows=np.empty((0, basis.rows.shape[1]), np.float32))
+    weights = solution.weights.astype(np.float64).reshape(len(C), len(fitted), -1)
     if y.ndim == 1 and outputs > 1:
         weights = weights - weights.mean(axis=1, keepdims=True)  # the softmax does not see it, the penalty does
     found, offset = basis.turn_back(weights.reshape(-1, weights.shape[-1]).T)
@@ -127,7 +130,7 @@ def fit_logistic(
     return LinearPath(coef, intercept, mean, basis.scale, passes, done)
 
 
-class LogisticSweep:
+class LogisticSweep(Parameters):
     """L2-regularised logistic regression for a whole grid of C and all labels or classes at once.
 
     Each model minimises scikit-learn's objective, ``C * sum(loss) + 0.5 * |w|^2``, the intercept not penalised.
@@ -246,7 +249,7 @@ class LogisticSweep:
             If the features are invalid or the sweep is not fitted.
         """
         if not hasattr(self, "coef_"):
-            raise ProbeError("the sweep is not fitted", remedy="Call fit(X, Y) first.")
+            raise not_fitted("the sweep")
         features = check_rows(X, n_features=self.n_features_in_)
         found = self._path.logits(features)
         return found if np.array_equal(self._where, np.arange(len(found))) else found[self._where]

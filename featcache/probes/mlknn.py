@@ -12,7 +12,7 @@ from featcache.errors import ProbeError
 from featcache.probes.base import check_features, check_targets, row_blocks
 from featcache.probes.knn import DEFAULT_K
 from featcache.probes.neighbours import Algorithm, ExactKNN
-from featcache.probes.parameters import Parameters
+from featcache.probes.parameters import Parameters, not_fitted
 
 __all__ = ["MultiLabelKNN"]
 
@@ -117,6 +117,7 @@ class MultiLabelKNN(Parameters):
         never = np.flatnonzero(np.isnan(targets).all(axis=0))
         if len(never):
             raise ProbeError(f"labels {never.tolist()} are missing in every training row", remedy="Leave them out.")
+        self.n_features_in_ = features.shape[1]
         self._choose_k(len(features))
         most = max(self.k_)
         alone = 0 if self.self_neighbour else 1
@@ -150,7 +151,7 @@ class MultiLabelKNN(Parameters):
             If a query is invalid or the probe is not fitted.
         """
         if not hasattr(self, "likelihood_"):
-            raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
+            raise not_fitted()
         _, near = self.index_.kneighbors(X)
         label = np.arange(self.n_classes_)
         scores = {}
@@ -169,7 +170,7 @@ class MultiLabelKNN(Parameters):
         fitting = [k for k in asked if k <= room]
         if len(fitting) < len(asked) and (self.k is not None or not fitting):
             raise ProbeError(
-                f"k = {asked[-1]} neighbours were asked for, each of the {n} training rows has {room}",
+                f"k = {asked[-1]} neighbours were asked for, each training row has {room} (n_samples = {n})",
                 remedy=f"Choose k between 1 and {room}." if room else "One row has no neighbours.",
             )
         self.k_ = tuple(fitting)

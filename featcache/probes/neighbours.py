@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ConfigurationError, ProbeError
 from featcache.probes.base import check_features
-from featcache.probes.parameters import Parameters
+from featcache.probes.parameters import Parameters, not_fitted
 from featcache.probes.ranking import NEAR_TIE, Ranking, Rows, lengths, rank, scan
 from featcache.probes.vectors import VectorIndex, faiss_threads, gpu_count
 
@@ -101,8 +101,8 @@ class ExactKNN(Parameters):
         self.algorithm = algorithm
         self.index = index
 
-    def fit(self, X: ArrayLike) -> Self:
-        """Keep (n, D) features; indexes are built when the first search needs them.
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Keep (n, D) features; indexes are built when the first search needs them. ``y`` is ignored.
 
         Raises
         ------
@@ -122,13 +122,14 @@ class ExactKNN(Parameters):
         if self.index != "flat" and self.algorithm not in ("auto", "faiss"):
             raise ConfigurationError(f"an index of kind {self.index!r} is searched by FAISS, not {self.algorithm!r}")
         features = check_features(X, name="the training features")
-        if not 1 <= self.k <= len(features):
+        n = len(features)
+        if not 1 <= self.k <= n:
             raise ProbeError(
-                f"k = {self.k} neighbours were asked for, the training rows are {len(features)}",
-                remedy=f"Choose k between 1 and {len(features)}.",
+                f"k = {self.k} neighbours were asked for, the training rows are {n} (n_samples = {n})",
+                remedy=f"Choose k between 1 and {n}.",
             )
         self._rows = lengths(features, "the training features")
-        self.rows_, self.n_rows_ = features, len(features)
+        self.rows_, self.n_rows_, self.n_features_in_ = features, n, features.shape[1]
         for built in ("_screen", "_vectors"):
             vars(self).pop(built, None)
         return self
@@ -154,14 +155,20 @@ class ExactKNN(Parameters):
             If a query is NaN, infinite or zero, has another D, or the index is not fitted.
         """
         if not hasattr(self, "n_rows_"):
-            raise ProbeError("the index is not fitted", remedy="Call fit(X) first.")
-        given = check_features(Q, name="the queries", n_features=self.rows_.shape[1])
+            raise not_fitted("the index")
+        given = check_features(Q, n_features=self.rows_.shape[1])
         queries = lengths(given, "the queries")
         self.recall_, self.n_scanned_ = 1.0, 0
         self.notes_: tuple[str, ...] = ()
         with faiss_threads(self.threads):
             found = self._exact(queries) if self.index == "flat" else self._approximate(queries)
         self.n_near_ties_ = int(found.near_ties.sum())
+        if self.index == "flat":
+            self.notes_ = (
+                f"Neighbours are exact: the float64 ranking, found by {self.algorithm_}, {self.n_scanned_} of "
+                f"{len(found.index)} queries by a full scan. A float32 search may swap {self.n_near_ties_} of "
+                f"{found.index.size} places, whose similarities differ by less than {NEAR_TIE:g}.",
+            )
         return found.similarity.astype(np.float32), found.index
 
     def _exact(self, queries: Rows) -> Ranking:

@@ -1,17 +1,20 @@
-"""get_params and set_params as scikit-learn defines them, without importing it."""
+"""What scikit-learn asks of an estimator, without importing it."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any, Self
 
-from featcache.errors import ConfigurationError
+from featcache.errors import ConfigurationError, ProbeError
 
-__all__ = ["Parameters"]
+__all__ = ["Parameters", "not_fitted"]
 
 
 class Parameters:
-    """Base of estimators whose ``__init__`` only stores its arguments: makes ``sklearn.base.clone`` possible.
+    """Base of estimators whose ``__init__`` only stores its arguments.
+
+    It makes ``sklearn.base.clone``, ``GridSearchCV`` over the settings, and scikit-learn's checks possible.
 
     Examples
     --------
@@ -42,3 +45,46 @@ class Parameters:
                 )
             setattr(self, name, value)
         return self
+
+    def __repr__(self) -> str:
+        """The class and the settings that are not the defaults."""
+        defaults = {name: parameter.default for name, parameter in inspect.signature(type(self)).parameters.items()}
+        given = [
+            f"{name}={value!r}" for name, value in self.get_params().items() if repr(value) != repr(defaults[name])
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether ``fit`` has set anything."""
+        return any(name.endswith("_") and not name.startswith("_") for name in vars(self))
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect: numbers without gaps, targets that are class numbers or labels.
+
+        Called by scikit-learn only, which is then there to be imported.
+        """
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required="y" in inspect.signature(type(self).fit).parameters),  # type: ignore[attr-defined]
+            input_tags=InputTags(),
+            transformer_tags=None,
+            classifier_tags=None,
+            regressor_tags=None,
+        )
+
+
+def not_fitted(what: str = "the probe") -> ProbeError:
+    """The error of a use before ``fit``: also scikit-learn's ``NotFittedError`` for those who have it loaded.
+
+    Examples
+    --------
+    >>> not_fitted().message
+    'the probe is not fitted'
+    """
+    exceptions = sys.modules.get("sklearn.exceptions")
+    kind: type[ProbeError] = ProbeError
+    if exceptions is not None:
+        kind = type("ProbeNotFittedError", (ProbeError, exceptions.NotFittedError), {})
+    return kind(f"{what} is not fitted", remedy="Call fit first.")

@@ -14,6 +14,7 @@ from featcache.metrics import auroc, balanced_accuracy, undefined_classes
 from featcache.probes.base import check_rows, check_targets
 from featcache.probes.holdout import hold_out
 from featcache.probes.logistic_path import LinearPath, check_strengths
+from featcache.probes.parameters import Parameters, not_fitted
 from featcache.probes.targets import what_is_missing
 
 __all__ = ["Part", "PathProbe", "best_setting", "checked_parts", "choosing_parts"]
@@ -23,7 +24,7 @@ Part: TypeAlias = tuple[Features, NDArray[Any]]
 """Features and targets of some rows."""
 
 
-class PathProbe(ABC):
+class PathProbe(Parameters, ABC):
     """What the logistic and the ridge probe share: the choice of the strength, the refit and the scores.
 
     A subclass names its grid, fits a path on standardised features and turns logits to scores.
@@ -100,7 +101,7 @@ class PathProbe(ABC):
                 f"refitted on all {len(targets)} rows."
             )
         setattr(self, f"{self._grid}_", chosen)
-        self.classes_ = np.arange(count)
+        self.classes_, self.n_features_in_ = np.arange(count), whole[0][0].shape[1]
         self.multilabel_ = targets.ndim == 2
         self._final, self._present, more = self._models([x for x, _ in whole], targets, [chosen], start)
         self.mean_, self.scale_ = self._final.mean, self._final.scale
@@ -117,7 +118,7 @@ class PathProbe(ABC):
             If the features are invalid or the probe is not fitted.
         """
         if not hasattr(self, "coef_"):
-            raise ProbeError("the probe is not fitted", remedy="Call fit(X, y) first.")
+            raise not_fitted()
         features = check_rows(X, n_features=len(self.mean_))
         return self._all_classes(self._final.logits(features, 0), self._present, len(self.classes_))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +20,10 @@ NEAR_TIE = 1e-6
 
 # Float64 sums of the same products in another order differ by less: such similarities are equal.
 _DECIMALS = 12
-# Numbers gathered at a time: 2 MB of float64, about a second-level cache.
-_GATHERED = 2**18
+# Similarities ordered at a time: about a second-level cache.
+_ORDERED = 2**16
+# Pairs that a thread works on at a time.
+_PAIRS = 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,7 @@ def rank(
         counts = np.full(len(candidates), candidates.shape[1])
         candidates = candidates.ravel()
     ends = np.cumsum(counts)
+    flat = _cosines(rows, queries, candidates, counts, threads)
     found = Ranking.empty(len(counts), k)
     # Queries with about as many candidates share a rectangle; what is beyond a query's own is never looked at.
     order = np.argsort(counts, kind="stable")
@@ -142,7 +147,7 @@ def rank(
     start = 0
     while start < len(order):
         stop = start + 1
-        while stop < len(order) and (stop - start + 1) * counts[order[stop]] * rows.vectors.shape[1] <= _GATHERED:
+        while stop < len(order) and (stop - start + 1) * counts[order[stop]] <= _ORDERED:
             stop += 1
         blocks.append(order[start:stop])
         start = stop
@@ -151,17 +156,11 @@ def rank(
         count = counts[chosen]
         width = int(count[-1])
         place = (ends[chosen] - count)[:, None] + np.minimum(np.arange(width), count[:, None] - 1)
-        near = candidates[place]
-        similarity = _cosines(rows, queries.take(chosen), near)
+        near, similarity = candidates[place], flat[place]
         similarity[np.arange(width) >= count[:, None]] = -np.inf
         found.put(chosen, _ordered(similarity, near, k))
 
-    if threads > 1 and len(blocks) > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, blocks))
-    else:
-        for block in blocks:
-            work(block)
+    _shared(work, blocks, threads)
     return found
 
 
@@ -192,18 +191,31 @@ def scan(rows: Rows, queries: Rows, k: int) -> Ranking:
     return Ranking(found.similarity[which], found.index[which], found.near_ties[which])
 
 
-def _cosines(rows: Rows, queries: Rows, near: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(q, m) rounded cosines of each query with its candidates, (q, m)."""
-    n, D = near.shape[1], rows.vectors.shape[1]
-    wide = queries.vectors.astype(np.float64)
-    similarity = np.empty(near.shape)
-    # A query that has very many candidates is gathered in parts.
-    step = max(1, _GATHERED // (D * len(near)))
-    for start in range(0, n, step):
-        part = near[:, start : start + step]
-        similarity[:, start : start + step] = np.einsum("qd,qcd->qc", wide, rows.vectors[part].astype(np.float64))
-    similarity /= queries.lengths[:, None] * rows.lengths[near]
-    return similarity.round(_DECIMALS)
+def _cosines(
+    rows: Rows, queries: Rows, candidates: NDArray[np.int64], counts: NDArray[np.int64], threads: int
+) -> NDArray[np.float64]:
+    """(sum of counts,) rounded cosines of each query with its candidates."""
+    from featcache.probes.dots import dot_pairs
+
+    query = np.repeat(np.arange(len(counts)), counts)
+    similarity = np.empty(len(candidates))
+
+    def work(first: int) -> None:
+        part = slice(first, first + _PAIRS)
+        dot_pairs(rows.vectors, queries.vectors, query[part], candidates[part], similarity[part])
+        similarity[part] /= queries.lengths[query[part]] * rows.lengths[candidates[part]]
+
+    _shared(work, range(0, len(candidates), _PAIRS), threads)
+    return similarity.round(_DECIMALS, out=similarity)
+
+
+def _shared(work: Callable[[Any], None], parts: Sequence[Any], threads: int) -> None:
+    if threads > 1 and len(parts) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, parts))
+    else:
+        for part in parts:
+            work(part)
 
 
 def _ordered(similarity: NDArray[np.float64], near: NDArray[np.int64], k: int) -> Ranking:

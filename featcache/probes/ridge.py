@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ProbeError
-from featcache.probes.base import check_rows, row_blocks
+from featcache.probes.base import as_numbers, check_rows, row_blocks
 from featcache.probes.eigenbasis import moments
 from featcache.probes.logistic_path import LinearPath, check_strengths
+from featcache.probes.parameters import Parameters, not_fitted
 from featcache.probes.path_probe import PathProbe
 
 __all__ = ["DEFAULT_ALPHAS", "RidgeProbe", "RidgeSweep", "fit_ridge"]
@@ -101,7 +102,7 @@ def _path_of(
     return shift, np.moveaxis(flat.reshape(width, len(alphas), -1), 0, -1)
 
 
-class RidgeSweep:
+class RidgeSweep(Parameters):
     """Ridge regression for a whole grid of penalties and all targets at once.
 
     Each model minimises scikit-learn's objective, ``|y - X w - b|^2 + alpha |w|^2``, the intercept not penalised.
@@ -146,7 +147,7 @@ class RidgeSweep:
             If an input or a penalty is invalid, or a target is missing in every row.
         """
         alphas = check_strengths(self.alphas, "alphas")
-        features, given = check_rows(X), np.asarray(Y)
+        features, given = check_rows(X), as_numbers(Y, "Y")
         if given.dtype.kind not in "biuf" or given.ndim not in (1, 2) or len(given) != len(features):
             raise ProbeError(f"Y: expected real numbers of shape ({len(features)},) or ({len(features)}, L), "
                              f"got {given.dtype} of shape {given.shape}")  # fmt: skip
@@ -168,7 +169,7 @@ class RidgeSweep:
             If the features are invalid or the sweep is not fitted.
         """
         if not hasattr(self, "coef_"):
-            raise ProbeError("the sweep is not fitted", remedy="Call fit(X, Y) first.")
+            raise not_fitted("the sweep")
         return self._path.logits(check_rows(X, n_features=self.n_features_in_))
 
 

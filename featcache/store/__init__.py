@@ -1,7 +1,7 @@
 """The feature store: content-addressed rows in one Zarr v3 group per cache key (``docs/format.md``)."""
 
 from featcache.store.adding import ReadRows, add_rows
-from featcache.store.backend import FORMAT_VERSION, NO_ROW, TOKENS
+from featcache.store.backend import FORMAT_VERSION, KEPT_PIXELS, NO_ROW, TOKENS
 from featcache.store.digests import StatIndex, content_digest, file_digest, row_digest
 from featcache.store.feature_array import FeatureArray
 from featcache.store.feature_store import FeatureStore, digests_from_text
@@ -26,6 +26,7 @@ __all__ = [
     "FeatureArray",
     "FeatureStore",
     "GarbagePlan",
+    "KEPT_PIXELS",
     "Key",
     "MaskRow",
     "MaskWriter",

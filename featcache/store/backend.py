@@ -13,6 +13,7 @@ from featcache.records import Failure
 __all__ = [
     "Backend",
     "FORMAT_VERSION",
+    "KEPT_PIXELS",
     "NOT_FEATURES",
     "NO_ROW",
     "TOKENS",
@@ -35,6 +36,9 @@ NO_ROW = bytes(16)
 
 TOKEN_FAMILIES = frozenset({"patches"})
 """Families with one grid of vectors for each image. All other arrays are of the family ``vectors``."""
+
+KEPT_PIXELS = "kept_pixels"
+"""The model that a store of decoded pixels names: no features, and never meant where no store is named."""
 
 TOKENS = "tokens"
 """The feature array of every family but ``vectors``; readers know it by the family's name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 __all__ = ["sync_folder", "write_durably"]
@@ -14,7 +15,7 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
     The partial file ends in ``.partial``; one that a crash leaves behind is never read and is overwritten
     by the next write of the same process or removed by the next writer of the store.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content)

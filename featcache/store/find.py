@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from featcache.errors import ConfigurationError, StoreError, StoreNotFoundError
-from featcache.store.backend import open_backend
+from featcache.store.backend import KEPT_PIXELS, open_backend
 from featcache.store.home import find_home, last_by_home
 from featcache.store.keys import Key
 from featcache.store.zarr_backend import read_attributes
@@ -54,7 +54,11 @@ def find_store(target: str | Path | None = None, *, model: str | None = None, ho
             )
         return last
     stores = {path: model_of(path) for path in store_paths(folder, None if target is None else str(target))}
-    fitting = [path for path, name in stores.items() if model in (None, name, path.name, path.stem)]
+    fitting = [
+        path
+        for path, name in stores.items()
+        if model in (name, path.name, path.stem) or (model is None and name != KEPT_PIXELS)
+    ]
     if len(fitting) == 1:
         return fitting[0]
     asked = " and ".join(
@@ -133,7 +137,8 @@ def last_store(home: Path) -> Path | None:
     noted = last_by_home().get(str(home))
     if noted is not None and is_store(Path(noted)):
         return Path(noted)
-    return max(store_paths(home), key=_changed, default=None)
+    found = [path for path in store_paths(home) if not path.name.startswith(f"{KEPT_PIXELS}-")]
+    return max(found, key=_changed, default=None)
 
 
 def _changed(store: Path) -> float:

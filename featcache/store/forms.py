@@ -20,8 +20,9 @@ from featcache.store.backend import NO_ROW, TOKEN_FAMILIES, locate_rows, open_ba
 from featcache.store.feature_array import FeatureArray
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.find import packed_path
+from featcache.store.lock import write_lock
 from featcache.store.packing import Content, check_packed, readable_rows, write_packed
-from featcache.store.removal import remove_store
+from featcache.store.removal import discard_group, remove_locks
 from featcache.store.samples import read_samples
 
 __all__ = ["StoreFormat", "keep_rows", "open_forms", "salvage", "seal", "unpack"]
@@ -59,7 +60,23 @@ def seal(store: Path, failures: Sequence[Failure]) -> Path:
     -------
     Path
         The packed file. Rows that no sample needs are in it too, until ``gc``.
+
+    Raises
+    ------
+    StoreLockedError
+        If a process writes to the group, or shards do.
     """
+    with write_lock(store):  # from before the rows are read: none is committed to what is about to go
+        target = _pack(store, failures)
+        grew = (store / "zarr.json").is_file()
+        if grew:
+            discard_group(store)
+    if grew:
+        remove_locks(store)
+    return target
+
+
+def _pack(store: Path, failures: Sequence[Failure]) -> Path:
     forms = open_forms(store, "hdf5")
     target = packed_path(store)
     table = read_samples(store.parent)
@@ -67,8 +84,6 @@ def seal(store: Path, failures: Sequence[Failure]) -> Path:
     wanted = committed[:0] if table is None else digests_from_text(table.frame["digest"].tolist())
     shown = wanted[locate_rows(committed, np.arange(len(committed)), wanted) >= 0]
     write_packed(target, _content(forms, _unique(np.concatenate([shown, committed])), failures))
-    if (store / "zarr.json").is_file():
-        remove_store(store)
     return target
 
 

@@ -15,6 +15,7 @@ from featcache.store.backend import NOT_FEATURES, locate_rows, open_backend, tok
 from featcache.store.feature_store import digests_from_text
 from featcache.store.forms import keep_rows
 from featcache.store.keys import Key
+from featcache.store.lock import refuse_live_shards
 from featcache.store.manifest import Manifest, read_manifest, write_manifest
 from featcache.store.samples import read_samples
 from featcache.store.segments import read_segments, record_file
@@ -115,8 +116,14 @@ def collect_garbage(store: Path) -> GarbagePlan:
 
     New segments are committed first, so that every live row exists at every moment; then the old records go, then
     their chunks. Segment numbers are not used again.
+
+    Raises
+    ------
+    StoreLockedError
+        If a process writes to the store, or shards do.
     """
     if store.is_file():
+        refuse_live_shards(store.with_suffix(".zarr"))
         plan = plan_gc(store)
         for leftover in plan.leftovers:
             leftover.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ class Key:
     runtime: str
     """What ran the network: torch."""
     dtype: str
-    """In which the features are stored: float16 or float32."""
+    """In which the features are stored: float16 or float32; uint8 for kept pixels."""
     preprocess: Mapping[str, Any]
     """All fields of the preprocessing specification, its version included."""
     decoders: Mapping[str, int]

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from featcache.records import Failure
 from featcache.store.backend import FORMAT_VERSION, NOT_FEATURES, family_path
 from featcache.store.durable import sync_folder, write_durably
 from featcache.store.keys import Key
-from featcache.store.lock import write_lock
+from featcache.store.lock import brief_lock, claim_shard, write_lock
 from featcache.store.manifest import Manifest, group_copy, read_manifest, write_manifest
 from featcache.store.segments import Segment, segment_number, segment_records, write_segment
 from featcache.store.zarr_backend import quarantine_document, quarantine_file, read_attributes, read_quarantine
@@ -43,15 +43,18 @@ _SHARD_BYTES = 1 << 26
 """About the size of a shard of tokens: a segment is held in memory while it is computed."""
 
 
-def chunk_rows_for(rows: int) -> int:
+def chunk_rows_for(rows: int, together: int = 1) -> int:
     """Rows of a segment for a dataset of so many rows: at least 16 segments, 64 to 1024 rows each.
+
+    Segments hold the largest volume too, if it has no more than 4096 slices.
 
     Examples
     --------
-    >>> chunk_rows_for(800), chunk_rows_for(5_000), chunk_rows_for(112_120)
-    (64, 256, 1024)
+    >>> chunk_rows_for(800), chunk_rows_for(5_000), chunk_rows_for(112_120), chunk_rows_for(800, together=150)
+    (64, 256, 1024, 256)
     """
-    return min(1024, max(64, 1 << max(1, rows // 16).bit_length() - 1))
+    enough = min(1024, max(64, 1 << max(1, rows // 16).bit_length() - 1))
+    return max(enough, min(4096, 1 << max(0, together - 1).bit_length()))
 
 
 def token_rows_for(row_bytes: int) -> int:
@@ -74,10 +77,14 @@ def open_writer(
     planned_rows: int,
     provenance: Mapping[str, Any],
     family: str = "vectors",
+    together: int = 1,
+    shard: tuple[int, int] | None = None,
 ) -> Iterator[StoreWriter]:
     """Open one family of the store of a key for appending, under its lock; make it if it is not there.
 
-    Families other than ``vectors`` are groups inside the store; they are opened while ``vectors`` is.
+    Families other than ``vectors`` are groups inside the store; they are opened while ``vectors`` is. Without
+    ``shard`` the store is held alone until the writer closes. With it, the writers of other shards append at the same
+    time: each holds its claim, and the lock only while it opens, reserves segments and lists what it committed.
 
     Parameters
     ----------
@@ -93,36 +100,57 @@ def open_writer(
         JSON values that say how the features were made; stored, not part of the key.
     family
         ``vectors``, or a family of tokens: ``patches``.
+    together
+        Rows of the largest volume: segments of vectors are made large enough for it, up to 4096 rows.
+    shard
+        (i, n) for the i-th of n writers, counted from 1.
 
     Raises
     ------
     StoreLockedError
-        If another process writes to it.
+        If another process writes to it, or to this shard of it.
     StoreCorruptError
         If a store of that name has another key.
     """
     path = family_path(folder / key.store_name, family)
-    with write_lock(path):
-        if (path / "zarr.json").is_file():
-            found = Key.from_dict(read_attributes(path)["spec"])
-            if found.digest != key.digest:
-                raise StoreCorruptError(
-                    f"{path} holds features of another specification: {'; '.join(key.difference(found))}",
-                    remedy="Move that store away and extract again.",
-                )
-            for leftover in list(path.rglob("*.partial")):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
-                leftover.unlink(missing_ok=True)
-        else:
-            with _explained(path):
-                _create(path, key, family, arrays, planned_rows=planned_rows, provenance=provenance)
+    with contextlib.ExitStack() as held:
+        if shard is None:
+            held.enter_context(write_lock(path))
+        elif family == "vectors":
+            held.enter_context(claim_shard(path, shard))
+        with contextlib.nullcontext() if shard is None else brief_lock(path):
+            if (path / "zarr.json").is_file():
+                _check_key(path, key)
+                if shard is None:  # those of other shards are not left over
+                    _remove_partial(path)
+            else:
+                with _explained(path):
+                    _create(
+                        path, key, family, arrays, planned_rows=planned_rows, together=together, provenance=provenance
+                    )
         try:
-            yield StoreWriter(path, arrays)
+            yield StoreWriter(path, arrays, shared=shard is not None)
         finally:
-            with _explained(path):
+            with contextlib.nullcontext() if shard is None else brief_lock(path), _explained(path):
                 noted = read_manifest(path) or Manifest()
                 write_manifest(path, next_segment=noted.next_segment)
+
+
+def _check_key(path: Path, key: Key) -> None:
+    found = Key.from_dict(read_attributes(path)["spec"])
+    if found.digest != key.digest:
+        raise StoreCorruptError(
+            f"{path} holds features of another specification: {'; '.join(key.difference(found))}",
+            remedy="Move that store away and extract again.",
+        )
+
+
+def _remove_partial(path: Path) -> None:
+    """What a killed writer left behind."""
+    for leftover in list(path.rglob("*.partial")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -148,10 +176,15 @@ class StoreWriter:
     ----------
     path
         The store's folder.
+    arrays
+        Shape of one row of each feature array.
+    shared
+        Whether others write at the same time, each under the claim of its shard.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, path: Path, arrays: Mapping[str, tuple[int, ...]], *, shared: bool = False) -> None:
         self.path = path
+        self._shared = shared
         self._attributes = read_attributes(path)
         self.family, _ = family_of(self._attributes)
         self._layouts = layouts_of(self._attributes)
@@ -163,10 +196,7 @@ class StoreWriter:
             )
         self.chunk_rows = self._layouts["digests"].chunk_rows
         self.dtype = np.dtype(self._attributes["spec"]["dtype"])
-        # Numbers are never used twice, so that a reader that opened the store before finds its rows or an error.
-        manifest = read_manifest(path) or Manifest()
-        used = [segment_number(record) for record in segment_records(path)]
-        self.first_free = max([manifest.next_segment, *(number + 1 for number in used)])
+        self.first_free = first_free_segment(path)
 
     def layout(self, name: str) -> ArrayLayout:
         """Type and chunking of an array."""
@@ -180,6 +210,18 @@ class StoreWriter:
         range
             The segment numbers for these rows, ``chunk_rows`` rows each, the last one maybe short.
         """
+        if not self._shared:
+            return self._reserve(rows)
+        if rows == 0:
+            return range(0)
+        with brief_lock(self.path):
+            self.first_free = first_free_segment(self.path)
+            reserved = self._reserve(rows)
+            with _explained(self.path):  # noted before any is used: what a killed shard had reserved stays unused
+                write_manifest(self.path, next_segment=self.first_free)
+            return reserved
+
+    def _reserve(self, rows: int) -> range:
         count = -(-rows // self.chunk_rows)
         length = max(self.first_free * self.chunk_rows + rows, *array_lengths(self.path, self._layouts))
         with _explained(self.path):
@@ -209,7 +251,7 @@ class StoreWriter:
         features
             (n, *row shape) for each array, in the store's dtype; NaN in places without a row.
         """
-        contents = {
+        contents: dict[str, bytes | memoryview] = {
             "digests": encode_chunk(self._layouts["digests"], digests),
             "ids": encode_strings(self._layouts["ids"], list(ids)),
         }
@@ -227,10 +269,19 @@ class StoreWriter:
             write_segment(self.path, Segment(self.family, number, digests, files, metadata))
 
 
+def first_free_segment(store: Path) -> int:
+    """The number after all that were ever used or reserved.
+
+    Numbers are never used twice, so that a reader that opened the store before finds its rows or an error.
+    """
+    manifest = read_manifest(store) or Manifest()
+    return max([manifest.next_segment, *(segment_number(record) + 1 for record in segment_records(store))])
+
+
 def finish_session(store: Path) -> None:
     """Write the manifest that a killed run left out."""
     if read_manifest(store) is None:
-        with write_lock(store), _explained(store):
+        with brief_lock(store), _explained(store):
             write_manifest(store)
 
 
@@ -245,13 +296,34 @@ def array_lengths(store: Path, layouts: Iterable[str]) -> list[int]:
     return lengths
 
 
-def write_quarantine(store: Path, failures: tuple[Failure, ...]) -> None:
-    """Replace the list of samples without features, if it changed."""
-    if failures == read_quarantine(store):
+def write_quarantine(store: Path, failures: tuple[Failure, ...], *, others: Container[str] | None = None) -> None:
+    """Replace the list of samples without features, if it changed.
+
+    Parameters
+    ----------
+    store
+        The store's folder.
+    failures
+        The samples without features.
+    others
+        For a shard: ids that other shards answer for. What the list says of them stays.
+    """
+    if others is None:
+        if failures == read_quarantine(store):
+            return
+        with write_lock(store):
+            _replace_quarantine(store, failures)
         return
-    listed = [asdict(failure) for failure in failures]
-    with write_lock(store), _explained(store):
-        write_durably(quarantine_file(store), quarantine_document(listed))
+    with brief_lock(store):
+        kept = [failure for failure in read_quarantine(store) if failure.id in others]
+        merged = tuple(sorted([*kept, *failures], key=lambda failure: failure.id))
+        if merged != read_quarantine(store):
+            _replace_quarantine(store, merged)
+
+
+def _replace_quarantine(store: Path, failures: tuple[Failure, ...]) -> None:
+    with _explained(store):
+        write_durably(quarantine_file(store), quarantine_document([asdict(failure) for failure in failures]))
         noted = read_manifest(store) or Manifest()
         write_manifest(store, next_segment=noted.next_segment)
 
@@ -263,11 +335,12 @@ def _create(
     arrays: Mapping[str, tuple[int, ...]],
     *,
     planned_rows: int,
+    together: int,
     provenance: Mapping[str, Any],
 ) -> None:
     """Make an empty group to the side and move it into place."""
-    if family == "vectors":
-        chunk_rows = chunk_rows_for(planned_rows)
+    if family == "vectors" and key.dtype != "uint8":
+        chunk_rows = chunk_rows_for(planned_rows, together)
     else:
         chunk_rows = token_rows_for(sum(math.prod(shape) for shape in arrays.values()) * np.dtype(key.dtype).itemsize)
     shapes = {"digests": [16], "ids": [], **{name: list(shape) for name, shape in arrays.items()}}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
-from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import google_crc32c
+import crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ from featcache.errors import StoreCorruptError, StoreNotFoundError, StoreVersion
 from featcache.records import Failure
 from featcache.store.backend import FORMAT_VERSION
 from featcache.store.segments import Segment, read_segments
-from featcache.store.zarr_layout import ArrayLayout, chunk_file, decode_strings
+from featcache.store.zarr_layout import ArrayLayout, chunk_file, chunk_name, decode_strings
 
 __all__ = ["ZarrBackend", "quarantine_document", "quarantine_file", "read_attributes", "read_layout", "read_quarantine"]
 
@@ -36,8 +37,10 @@ _THREADS_FROM = 1 << 25
 _GROUP = 4
 """Chunks that a thread takes at a time: one whose core is busy with something else takes fewer."""
 
-_THREADS = min(4, 1 + (os.cpu_count() or 1))
+_THREADS = min(4, os.cpu_count() or 1)
 """Memory is busy with so many; more only disturb what else runs."""
+
+_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 _DAMAGED = "Restore the store from a copy, or remove its folder and extract again."
 
@@ -113,10 +116,11 @@ class ZarrBackend:
         parts = _by_chunk(rows, layout.chunk_rows)
 
         read_rows = _read_entries if layout.sharded else _read_rows
+        folder = str(self.path)
 
         def read_parts(some: list[_Part]) -> None:
-            for chunk, places, inside in some:
-                read_rows(chunk_file(self.path, layout, chunk), layout, inside, lines, places)
+            for part in some:
+                read_rows(f"{folder}/{chunk_name(layout, part.chunk)}", layout, part, lines)
 
         if result.nbytes < _THREADS_FROM:
             read_parts(parts)
@@ -213,12 +217,44 @@ def read_layout(store: Path, name: str) -> ArrayLayout:
         ) from error
 
 
-_Part = tuple[int, NDArray[np.int64], NDArray[np.int64]]
-"""A chunk's number, places in the rows that were asked for, and the rows inside the chunk."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is asked for of one chunk."""
+
+    chunk: int
+    """Its number."""
+    places: slice | NDArray[np.int64]
+    """Where its rows go in the result."""
+    inside: slice | NDArray[np.int64]
+    """The rows inside the chunk, as many as places."""
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Place and row inside, one by one."""
+        return zip(_numbers(self.places), _numbers(self.inside), strict=True)
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return len(_numbers(self.inside))
+
+
+def _numbers(rows: slice | NDArray[np.int64]) -> range | list[int]:
+    return range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
 
 
 def _by_chunk(rows: NDArray[np.int64], chunk_rows: int) -> list[_Part]:
-    """What to read from each chunk that is touched, in the order of the chunks."""
+    """What to read from each chunk that is touched, in the order of the chunks; runs of rows as slices."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((rows[1:] - rows[:-1] == 1).all()):
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        bounds = [first, *range((first // chunk_rows + 1) * chunk_rows, last, chunk_rows), last]
+        return [
+            _Part(
+                start // chunk_rows,
+                slice(start - first, stop - first),
+                slice(start % chunk_rows, (stop - 1) % chunk_rows + 1),
+            )
+            for start, stop in pairwise(bounds)
+        ]
     chunks, inside = np.divmod(rows, chunk_rows)
     if (np.diff(chunks) < 0).any():
         order = np.argsort(chunks, kind="stable")
@@ -226,82 +262,90 @@ def _by_chunk(rows: NDArray[np.int64], chunk_rows: int) -> list[_Part]:
     else:
         order = np.arange(len(rows))
     bounds = [0, *(np.flatnonzero(np.diff(chunks)) + 1).tolist(), len(rows)]
-    return [(int(chunks[first]), order[first:last], inside[first:last]) for first, last in pairwise(bounds)]
+    return [_Part(int(chunks[first]), order[first:last], inside[first:last]) for first, last in pairwise(bounds)]
 
 
-def _read_rows(
-    path: Path,
-    layout: ArrayLayout,
-    inside: NDArray[np.int64],
-    lines: NDArray[np.uint8],
-    places: NDArray[np.int64],
-) -> None:
-    """Copy the rows ``inside`` of a chunk to ``lines[places]``, (n, row_bytes) uint8."""
+def _open(path: str) -> int:
+    """A file descriptor of a committed file."""
     try:
-        with path.open("rb", buffering=0) as file:
-            size, expected = os.fstat(file.fileno()).st_size, layout.chunk_rows * layout.row_bytes + 4
-            if size != expected:
-                raise StoreCorruptError(
-                    f"a committed chunk has {size} bytes, expected {expected}: {path}", remedy=_DAMAGED
-                )
-            if len(inside) < _WHOLE_CHUNK_SHARE * layout.chunk_rows:
-                for place, offset in zip(places.tolist(), (inside * layout.row_bytes).tolist(), strict=True):
-                    file.seek(offset)
-                    _fill(file, lines[place])
-                return
-            target = slice(int(places[0]), int(places[-1]) + 1)
-            source = slice(int(inside[0]), int(inside[-1]) + 1)
-            in_order = _consecutive(places) and _consecutive(inside)
-            if in_order and len(inside) == layout.chunk_rows:
-                _read_checked(file, lines[target].reshape(-1))
-                return
-            chunk = np.empty((layout.chunk_rows, layout.row_bytes), np.uint8)
-            _read_checked(file, chunk.reshape(-1))
-            if in_order:
-                lines[target] = chunk[source]
-            else:
-                lines[places] = chunk[inside]
+        return os.open(path, _FLAGS)
     except FileNotFoundError:
         raise StoreCorruptError(f"a committed chunk is missing: {path}", remedy=_DAMAGED) from None
 
 
-def _read_entries(
-    path: Path,
-    layout: ArrayLayout,
-    inside: NDArray[np.int64],
-    lines: NDArray[np.uint8],
-    places: NDArray[np.int64],
-) -> None:
-    """Copy the rows ``inside`` of a shard to ``lines[places]``; each lies alone, followed by its crc32c."""
+def _read_rows(path: str, layout: ArrayLayout, part: _Part, lines: NDArray[np.uint8]) -> None:
+    """Copy the rows of a part of a chunk to their places in ``lines``, (n, row_bytes) uint8."""
+    size = layout.chunk_rows * layout.row_bytes
+    file = _open(path)
     try:
-        with path.open("rb", buffering=0) as file:
-            for place, offset in zip(places.tolist(), (inside * layout.entry_bytes).tolist(), strict=True):
-                file.seek(offset)
-                _read_checked(file, lines[place])
-    except FileNotFoundError:
-        raise StoreCorruptError(f"a committed shard is missing: {path}", remedy=_DAMAGED) from None
+        if part.count < _WHOLE_CHUNK_SHARE * layout.chunk_rows:
+            _check_size(file, path, size + 4)
+            for place, row in part.pairs():
+                _fill(file, path, lines[place], row * layout.row_bytes)
+        elif isinstance(part.places, slice) and part.count == layout.chunk_rows:
+            _read_checked(file, path, lines[part.places].reshape(-1), alone=True)
+        else:
+            chunk = np.empty((layout.chunk_rows, layout.row_bytes), np.uint8)
+            _read_checked(file, path, chunk.reshape(-1), alone=True)
+            lines[part.places] = chunk[part.inside]
+    finally:
+        os.close(file)
 
 
-def _read_checked(file: FileIO, content: NDArray[np.uint8]) -> None:
-    """Fill ``content`` from a chunk's start and compare with the crc32c that follows, piece by piece in the cache."""
+def _read_entries(path: str, layout: ArrayLayout, part: _Part, lines: NDArray[np.uint8]) -> None:
+    """Copy the rows of a part of a shard to their places in ``lines``; each lies alone, followed by its crc32c."""
+    file = _open(path)
+    try:
+        for place, row in part.pairs():
+            _read_checked(file, path, lines[place], row * layout.entry_bytes)
+    finally:
+        os.close(file)
+
+
+def _read_checked(file: int, path: str, content: NDArray[np.uint8], offset: int = 0, *, alone: bool = False) -> None:
+    """Fill ``content`` from an offset and compare with the crc32c that follows, piece by piece in the cache.
+
+    As few calls as there can be: threads that read at the same time wait for each other after each of them.
+    With ``alone``, a file that goes on after the checksum is refused.
+    """
     checksum = 0
-    for first in range(0, len(content), _PIECE):
+    stored = bytearray(5 if alone else 4)
+    end = len(content)
+    for first in range(0, end, _PIECE):
         piece = content[first : first + _PIECE]
-        _fill(file, piece)
-        checksum = google_crc32c.extend(checksum, piece)
-    if file.read(4) != checksum.to_bytes(4, "little"):
-        raise StoreCorruptError(f"a committed chunk fails its checksum: {file.name!s}", remedy=_DAMAGED)
+        if first + _PIECE < end:
+            _fill(file, path, piece, offset + first)
+        elif (count := _read_at(file, offset + first, piece, stored)) != len(piece) + 4:
+            if alone:
+                _check_size(file, path, end + 4)
+            _fill(file, path, piece[min(count, len(piece)) :], offset + first + min(count, len(piece)))
+            _fill(file, path, np.frombuffer(stored, np.uint8)[:4], offset + end)
+        checksum = crc32c.crc32c(piece, checksum)
+    if stored[:4] != checksum.to_bytes(4, "little"):
+        raise StoreCorruptError(f"a committed chunk fails its checksum: {path}", remedy=_DAMAGED)
 
 
-def _fill(file: FileIO, target: NDArray[np.uint8]) -> None:
-    """Read until ``target`` is full: one read may give less than it was asked for."""
-    count = file.readinto(target.data)
+def _check_size(file: int, path: str, expected: int) -> None:
+    size = os.fstat(file).st_size
+    if size != expected:
+        raise StoreCorruptError(f"a committed chunk has {size} bytes, expected {expected}: {path}", remedy=_DAMAGED)
+
+
+def _fill(file: int, path: str, target: NDArray[np.uint8], offset: int) -> None:
+    """Read from an offset until ``target`` is full: one read may give less than it was asked for."""
+    count = _read_at(file, offset, target)
     while count < len(target):
-        more = file.readinto(target[count:].data)
+        more = _read_at(file, offset + count, target[count:])
         if not more:
-            raise StoreCorruptError(f"a committed chunk ends early: {file.name!s}", remedy=_DAMAGED)
+            raise StoreCorruptError(f"a committed chunk ends early: {path}", remedy=_DAMAGED)
         count += more
 
 
-def _consecutive(numbers: NDArray[np.int64]) -> bool:
-    return bool(numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all())
+def _read_at(file: int, offset: int, *targets: Any) -> int:
+    """Bytes that one read from an offset put into buffers, one after the other."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file, targets, offset)
+    os.lseek(file, offset, os.SEEK_SET)
+    content = os.read(file, len(targets[0]))
+    memoryview(targets[0])[: len(content)] = content
+    return len(content)

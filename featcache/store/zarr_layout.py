@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import google_crc32c
+import crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ from featcache.errors import StoreCorruptError
 __all__ = [
     "ArrayLayout",
     "chunk_file",
+    "chunk_name",
     "decode_chunk",
     "decode_strings",
     "encode_chunk",
@@ -105,7 +106,8 @@ class ArrayLayout:
 def layouts_of(attributes: Mapping[str, Any]) -> dict[str, ArrayLayout]:
     """The arrays that the group's attributes declare, by name: what their own documents must say."""
     known: dict[str, ArrayType] = {"digests": "uint8", "ids": "string"}
-    stored: ArrayType = "float32" if attributes["spec"]["dtype"] == "float32" else "float16"
+    kinds: dict[str, ArrayType] = {"float32": "float32", "uint8": "uint8"}
+    stored = kinds.get(attributes["spec"]["dtype"], "float16")
     family, arrays = family_of(attributes)
     return {
         name: ArrayLayout(
@@ -113,7 +115,7 @@ def layouts_of(attributes: Mapping[str, Any]) -> dict[str, ArrayLayout]:
             known.get(name, stored),
             tuple(shape),
             int(attributes["chunk_rows"]),
-            sharded=family != "vectors" and name not in known,
+            sharded=(family != "vectors" or stored == "uint8") and name not in known,
         )
         for name, shape in arrays.items()
     }
@@ -144,21 +146,26 @@ def to_json(document: dict[str, Any]) -> bytes:
 
 
 def chunk_file(store: Path, layout: ArrayLayout, chunk: int) -> Path:
-    """Path of a chunk: ``cls/c/5/0``."""
-    return store.joinpath(layout.name, "c", str(chunk), *["0"] * len(layout.row_shape))
+    """Path of a chunk."""
+    return store / chunk_name(layout, chunk)
 
 
-def encode_chunk(layout: ArrayLayout, rows: NDArray[Any]) -> bytes:
+def chunk_name(layout: ArrayLayout, chunk: int) -> str:
+    """A chunk's place in the group: ``cls/c/5/0``."""
+    return f"{layout.name}/c/{chunk}" + "/0" * len(layout.row_shape)
+
+
+def encode_chunk(layout: ArrayLayout, rows: NDArray[Any]) -> bytes | memoryview:
     """A whole chunk from at most ``chunk_rows`` rows; the rest is fill value (NaN or 0)."""
     if layout.sharded:
         return _shard(layout, rows)
-    full = np.full(
-        (layout.chunk_rows, *layout.row_shape),
-        np.nan if layout.dtype.startswith("float") else 0,
-        dtype=np.dtype(layout.dtype).newbyteorder("<"),
-    )
-    full[: len(rows)] = rows
-    return with_checksum(full.tobytes())
+    size = layout.chunk_rows * layout.row_bytes
+    content = np.empty(size + 4, np.uint8)
+    chunk = content[:size].view(np.dtype(layout.dtype).newbyteorder("<")).reshape(layout.chunk_rows, *layout.row_shape)
+    chunk[: len(rows)] = rows
+    chunk[len(rows) :] = np.nan if layout.dtype.startswith("float") else 0
+    content[size:] = np.frombuffer(struct.pack("<I", crc32c.crc32c(content[:size])), np.uint8)
+    return content.data
 
 
 def _shard(layout: ArrayLayout, rows: NDArray[Any]) -> bytes:
@@ -182,7 +189,7 @@ def encode_strings(layout: ArrayLayout, values: list[str]) -> bytes:
 
 def with_checksum(content: bytes) -> bytes:
     """Content followed by its crc32c as uint32, little-endian (the crc32c codec)."""
-    return content + struct.pack("<I", google_crc32c.value(content))
+    return content + struct.pack("<I", crc32c.crc32c(content))
 
 
 def decode_chunk(path: Path, layout: ArrayLayout) -> NDArray[Any]:
@@ -233,7 +240,7 @@ def _checked_body(path: Path) -> memoryview:
     except FileNotFoundError:
         raise StoreCorruptError(f"a committed chunk is missing: {path}", remedy=_REMEDY) from None
     # The crc32c of a text followed by its own crc32c is a constant.
-    if len(content) < 4 or google_crc32c.value(content) != _RESIDUE:
+    if len(content) < 4 or crc32c.crc32c(content) != _RESIDUE:
         raise StoreCorruptError(f"a committed chunk of {len(content)} bytes fails its checksum: {path}", remedy=_REMEDY)
     return memoryview(content)[:-4]
 
@@ -241,5 +248,5 @@ def _checked_body(path: Path) -> memoryview:
 ABSENT = 2**64 - 1
 """Offset and length, in the index of a shard, of a chunk that is not there."""
 
-_RESIDUE = google_crc32c.value(bytes(4))
+_RESIDUE = crc32c.crc32c(bytes(4))
 _REMEDY = "The disk or a copy damaged the store. Restore it, or remove its folder and extract again."

@@ -24,7 +24,7 @@ Store = Callable[..., FeatureStore]
 
 def test_the_mean_over_episodes_is_that_of_classifiers_fitted_one_by_one(store: Store) -> None:
     opened = store()
-    result = featcache.probe("fewshot", opened, shots=(2, 8), n_episodes=12, transform="l2", metrics=["accuracy"])
+    result = featcache.probe("fewshot", opened, shots=(2, 8), n_episodes=12, normalize="l2", metrics=["accuracy"])
     assert [run.parameters["shots"] for run in result.runs] == [2, 8]
     assert result.episodes is not None
     X, y = opened.arrays(split="train")

@@ -282,7 +282,7 @@ def test_a_file_that_changes_during_the_run_is_no_feature(
 ) -> None:
     import importlib
 
-    module = importlib.import_module("featcache.extraction.extract")
+    module = importlib.import_module("featcache.extraction.computing")
 
     root = image_folder(3)
     target = root / "train/dark/001.png"

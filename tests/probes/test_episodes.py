@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import ProbeError
 from featcache.probes import Episodes, draw_episodes, spaced_episodes, study_episodes
-from featcache.probes.episode_protocols import evenly_spaced
+from featcache.records import evenly_spaced
 
 
 def data(n: int = 300, classes: int = 4, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:

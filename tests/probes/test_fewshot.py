@@ -94,7 +94,7 @@ def scores_by_episode(probe: FewShot, X: Any) -> Iterator[tuple[NDArray[Any], ND
 def test_each_episode_equals_one_classifier_fitted_by_hand(head: Any, transform: Any) -> None:
     (X, y), (Q, _) = data(), data(seed=1, n=70)
     settings = {"alpha": 0.3, "C": 4.0, "k": 3, "temperature": 0.1}
-    probe = FewShot(SHOTS, n_episodes=4, head=head, transform=transform, **settings).fit(X, y)
+    probe = FewShot(SHOTS, n_episodes=4, head=head, normalize=transform, **settings).fit(X, y)
     seen = 0
     for support, scores in scores_by_episode(probe, Q):
         Z, rows = transformed(Q, X[support], transform)
@@ -109,7 +109,7 @@ def test_two_classes_and_predictions_equal_scikit_learn() -> None:
         ("centroid", NearestCentroid()),
         ("logistic", LogisticRegression(tol=1e-10, max_iter=10_000)),
     ):
-        probe = FewShot((2, 8), n_episodes=5, head=head, transform="none", C=1).fit(X, y)  # type: ignore[arg-type]
+        probe = FewShot((2, 8), n_episodes=5, head=head, normalize="none", C=1).fit(X, y)  # type: ignore[arg-type]
         for support, scores in scores_by_episode(probe, Q):
             fitted = reference.fit(X[support], y[support])
             np.testing.assert_array_equal(scores.argmax(axis=1), fitted.predict(Q))
@@ -292,7 +292,7 @@ def test_bad_settings_and_input_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="unknown head 'svm'"):
         FewShot(head="svm").fit(X, y)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="directions"):
-        FewShot(head="knn", transform="none").fit(X, y)
+        FewShot(head="knn", normalize="none").fit(X, y)
     for settings in ({"alpha": 0.0}, {"C": -1.0}, {"k": 0}, {"temperature": 0.0}):
         with pytest.raises(ProbeError, match="positive"):
             FewShot(**settings).fit(X, y)  # type: ignore[arg-type]
@@ -307,7 +307,7 @@ def test_bad_settings_and_input_are_refused() -> None:
         probe.evaluate(X, y, "f7")
     with pytest.raises(ProbeError, match="kind of target"):
         probe.evaluate(X, np.eye(4)[y])
-    with pytest.raises(ProbeError, match="fitted on 30"):
+    with pytest.raises(ProbeError, match="expecting 30"):
         probe.iter_scores(X[:, :5])
     with pytest.raises(ProbeError, match="expected"):
         draw_episodes(np.array(3), (1,))

@@ -67,7 +67,7 @@ def test_the_default_ks_are_those_that_people_compare() -> None:
     assert list(KNNProbe().fit(X, y).predict_scores(Q)) == [10, 20, 100, 200]
     fewer = KNNProbe().fit(X[:50], y[:50])
     assert list(fewer.predict_scores(Q)) == [10, 20]
-    assert fewer.notes_ == ("k = 100, 200 left out: the training rows are 50.",)
+    assert fewer.notes_[0] == "k = 100, 200 left out: the training rows are 50."
     with pytest.raises(ProbeError, match="training rows are 9"):
         KNNProbe().fit(X[:9], y[:9])
 

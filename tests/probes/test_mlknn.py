@@ -100,7 +100,7 @@ def test_default_ks_that_have_no_neighbours_are_left_out_and_noted() -> None:
 @pytest.mark.parametrize(
     ("settings", "y", "message"),
     [
-        ({"k": 3}, [[0], [1], [1]], r"each of the 3 training rows has 2\n.*between 1 and 2"),
+        ({"k": 3}, [[0], [1], [1]], r"each training row has 2 \(n_samples = 3\)\n.*between 1 and 2"),
         ({"k": 0}, [[0], [1], [1]], "k must be positive"),
         ({"k": 1, "s": 0.0}, [[0], [1], [1]], "s must be positive"),
         ({"k": 1}, [[0, np.nan]] * 3, r"labels \[1\] are missing"),

@@ -126,7 +126,19 @@ def test_an_approximate_index_reports_its_recall(kind: Any) -> None:
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(index, truth, strict=True)])
     assert found.recall_ == pytest.approx(recall)
     assert f"recall {found.recall_:.4f}" in found.notes_[0]
-    assert (exact.recall_, exact.notes_, found.algorithm_) == (1.0, (), kind)
+    assert (exact.recall_, found.algorithm_) == (1.0, kind)
+
+
+def test_exact_neighbours_say_how_many_places_float32_may_swap() -> None:
+    X, Q = random()
+    X = np.concatenate([X, X * np.float32(1 + 1e-7) + np.float32(1e-8)])  # near-duplicates
+    found = ExactKNN(6).fit(X)
+    similarity, _ = found.kneighbors(Q)
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (Q.astype(float), X.astype(float))]
+    ordered = -np.sort(-(unit[0] @ unit[1].T).round(12), axis=1)[:, :7]
+    gaps = ordered[:, :-1] - ordered[:, 1:]
+    assert found.n_near_ties_ == ((gaps > 0) & (gaps < 1e-6)).sum() > 0
+    assert f"may swap {found.n_near_ties_} of {similarity.size} places" in found.notes_[0]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_the_same_question_gives_the_recorded_answer(store: Path, monkeypatch: p
     first = featcache.probe("knn", store, k=(1, 5), by=["patient"], n_bootstrap=50)
     assert first.id.startswith("knn-")
     with monkeypatch.context() as patched:
-        patched.setattr("featcache.evaluation.probing.fit", lambda *_, **__: pytest.fail("it was computed again"))
+        patched.setattr("featcache.evaluation.answering.fit", lambda *_, **__: pytest.fail("it was computed again"))
         again = featcache.probe("knn", store, k=(1, 5), by=["patient"], n_bootstrap=50)
     assert again.created == first.created
     assert same(first, again)

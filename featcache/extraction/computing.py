@@ -1,0 +1,227 @@
+"""``compute``: plans to committed rows, all of them in one pass over the images."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import ConfigurationError, StoreError, WeightsError
+from featcache.extraction.devices import default_batch_size, keep_memory, processors, resolve_device
+from featcache.extraction.jobs import Job
+from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
+from featcache.extraction.outcome import Outcome
+from featcache.extraction.pipeline import Stream, run_pipeline
+from featcache.extraction.plan import Plan, forget_weights, union_of
+from featcache.extraction.sharding import refuse_packed
+from featcache.extraction.sinks import Target
+from featcache.imaging import Preprocess
+from featcache.models import Encoder, load_encoder
+from featcache.records import Progress
+from featcache.store import TOKENS, form_of, open_writer, unpack
+
+__all__ = ["compute", "existing_folder", "load_planned"]
+
+
+def compute(
+    plans: Sequence[Plan],
+    *,
+    device: str,
+    batch_size: int | None,
+    workers: int | None,
+    keep_pixels: bool,
+    progress: Callable[[Progress], None] | None,
+) -> list[Outcome]:
+    """Embed what the plans lack, reading and decoding each image once for all of them.
+
+    Parameters
+    ----------
+    plans
+        Of one dataset; several of them with several models.
+    device, batch_size, workers, progress
+        See :func:`featcache.extract`.
+    keep_pixels
+        Keep decoded pixels for models that come later.
+
+    Returns
+    -------
+    list of Outcome
+        One a plan, in their order.
+    """
+    keep_memory()
+    device = resolve_device(device)
+    batch_size = batch_size or default_batch_size(device)
+    workers = workers or processors()
+    encoders = [load_planned(plan, device) for plan in plans]
+    for plan, encoder in zip(plans, encoders, strict=True):
+        _check_tokens(plan, encoder)
+    ranks = _ranks(plans[0])
+    with contextlib.ExitStack() as opened:
+        families = [
+            _open_families(opened, plan, encoder, device, batch_size)
+            for plan, encoder in zip(plans, encoders, strict=True)
+        ]
+        rows = union_of({str(number): union_of(missing) for number, (missing, _) in enumerate(families)})
+        jobs = [
+            Job(plans[0].dataset.sample(row), path, cast(bytes, plans[0].digests[row]), ranks[row])
+            for row, path in zip(rows.tolist(), plans[0].dataset.samples["path"].iloc[rows].tolist(), strict=True)
+        ]
+        streams = [
+            Stream(encoder, plan.preprocess, _targets(missing, writers, rows, encoder))
+            for plan, encoder, (missing, writers) in zip(plans, encoders, families, strict=True)
+        ]
+        kept = {plan.preprocess: _kept(plan, jobs) for plan in plans}
+        if jobs:
+            run_pipeline(
+                jobs,
+                streams,
+                device=device,
+                batch_size=batch_size,
+                workers=workers,
+                kept=kept,
+                keeping=_keeping(opened, plans, kept) if keep_pixels else None,
+                progress=progress,
+            )
+    for stream in streams:
+        stream.outcome.workers = workers
+    return [stream.outcome for stream in streams]
+
+
+def _kept(plan: Plan, jobs: Sequence[Job]) -> KeptPixels:
+    path = plan.folder / pixel_key(plan.preprocess, plan.key.decoders).store_name
+    return KeptPixels(path, [job.digest for job in jobs])
+
+
+def _keeping(
+    opened: contextlib.ExitStack, plans: Sequence[Plan], kept: Mapping[Preprocess, KeptPixels]
+) -> dict[Preprocess, Target]:
+    """For each way to see the images, a writer for the pixels that are not kept yet; models may share one."""
+    targets: dict[Preprocess, Target] = {}
+    seen: dict[Preprocess, Preprocess] = {}
+    for plan in plans:
+        recipe, shared = plan.preprocess, pixel_recipe(plan.preprocess)
+        if seen.setdefault(shared, recipe) != recipe or recipe in targets:
+            continue
+        missing = frozenset(np.flatnonzero(~kept[recipe].there).tolist())
+        writer = opened.enter_context(
+            open_writer(
+                plan.folder,
+                pixel_key(recipe, plan.key.decoders),
+                arrays={"pixels": (3, recipe.crop, recipe.crop)},
+                planned_rows=len(plan.dataset.samples),
+                provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), "form": "zarr"},
+                shard=plan.shard,
+            )
+        )
+        targets[recipe] = Target(writer, {"pixels": "pixels"}, missing)
+    return targets
+
+
+def load_planned(plan: Plan, device: str) -> Encoder:
+    """The encoder of a plan on its device, with the weights that the plan counted on.
+
+    Raises
+    ------
+    WeightsError
+        If the weights are others than when they were remembered.
+    """
+    encoder = plan.encoder or load_encoder(plan.spec, plan.weights, image_size=plan.preprocess.crop)
+    if encoder.weights_digest != plan.key.weights:
+        forget_weights(plan.spec, plan.weights)
+        raise WeightsError(
+            f"the weights of {plan.spec.name} changed, though their file's size and time did not: {plan.weights.path}",
+            remedy="Run the same command again: the file has been noted as changed, its features get another store.",
+        )
+    return encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
+
+
+def _ranks(plan: Plan) -> dict[int, int]:
+    """Place of each row among the plan's rows that have features of their own: the first of each digest."""
+    first: dict[bytes, int] = {}
+    for row, digest in enumerate(plan.digests):
+        if digest is not None and (plan.own is None or plan.own[row]):
+            first.setdefault(digest, row)
+    return {row: rank for rank, row in enumerate(first.values())}
+
+
+def _open_families(
+    opened: contextlib.ExitStack, plan: Plan, encoder: Encoder, device: str, batch_size: int
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, Any]]:
+    """What each family lacks and its writer, by family. Once they are open nobody else writes."""
+    if plan.form == "zarr" and form_of(plan.store) == "hdf5" and not (plan.store / "zarr.json").is_file():
+        refuse_packed(plan)
+        unpack(plan.store)
+    samples = plan.dataset.samples
+    volumes = Counter(path for path, text in zip(samples["path"], samples["selector"], strict=True) if "index" in text)
+    facts: dict[str, Any] = {
+        "planned_rows": len(samples),
+        "together": max(volumes.values(), default=1),
+        "provenance": {**_provenance(plan, device, batch_size), "form": plan.form},
+        "shard": plan.shard,
+    }
+    writers = {"vectors": opened.enter_context(open_writer(plan.folder, plan.key, arrays=encoder.arrays, **facts))}
+    # Another process may have committed some of the rows while this one waited or loaded weights.
+    missing = plan.still_missing()
+    for family in missing:
+        if family != "vectors":
+            own = open_writer(plan.folder, plan.key, arrays={TOKENS: encoder.patches or ()}, family=family, **facts)
+            writers[family] = opened.enter_context(own)
+    return missing, writers
+
+
+def _targets(
+    missing: dict[str, NDArray[np.int64]], writers: dict[str, Any], rows: NDArray[np.int64], encoder: Encoder
+) -> list[Target]:
+    return [
+        Target(
+            writers[family],
+            {name: name for name in encoder.arrays} if family == "vectors" else {TOKENS: family},
+            frozenset(np.searchsorted(rows, own).tolist()),
+        )
+        for family, own in missing.items()
+    ]
+
+
+def _check_tokens(plan: Plan, encoder: Encoder) -> None:
+    """Refuse what no model or no disk can hold, before any image is read."""
+    rows = len(plan.missing.get("patches", ()))
+    if not rows:
+        return
+    if encoder.patches is None:
+        raise ConfigurationError(f"{plan.spec.name} has no grid of patch tokens", remedy="Extract without --patches.")
+    needed = rows * math.prod(encoder.patches) * np.dtype(plan.key.dtype).itemsize * (2 if plan.form == "hdf5" else 1)
+    free = shutil.disk_usage(existing_folder(plan.folder)).free
+    if needed > free:
+        raise StoreError(
+            f"patch tokens of {rows} images, {encoder.patches} each, need {needed / 1e9:.1f} GB; "
+            f"{plan.folder} has {free / 1e9:.1f} GB free",
+            remedy="Free some space, choose another --home, or a smaller --image-size.",
+        )
+
+
+def existing_folder(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return folder if folder.is_dir() else existing_folder(folder.parent)
+
+
+def _provenance(plan: Plan, device: str, batch_size: int) -> dict[str, Any]:
+    packages = ("featcache", "torch", "timm", "transformers", "numpy", "pillow", "nibabel")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "device": device,
+        "batch_size": batch_size,
+        "weights_source": plan.weights.identity.split("|")[0].rsplit("/", 1)[-1],
+        "checkpoint": plan.spec.checkpoint,
+    }

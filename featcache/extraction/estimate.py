@@ -1,0 +1,176 @@
+"""``estimate``: what an extraction would compute, store and take, from a calibration of a few seconds."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from featcache.datasets import Dataset, load_dataset
+from featcache.extraction.computing import existing_folder, load_planned
+from featcache.extraction.devices import default_batch_size, processors, resolve_device
+from featcache.extraction.jobs import Job
+from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples
+from featcache.extraction.reading import JobReader, Recipe, Space
+from featcache.models import Encoder, resolve_model
+from featcache.records import Forecast
+from featcache.store import find_home
+
+__all__ = ["estimate"]
+
+_UNITS = 12
+"""Files or volumes that are read for the calibration, at most."""
+
+_SECONDS = 2.0
+"""After which no further file is read for it."""
+
+
+def estimate(
+    models: Sequence[str],
+    dataset: str | Dataset,
+    *,
+    root: Path | str | None = None,
+    home: Path | str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    dataset_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Forecast, ...]:
+    """Say what :func:`featcache.extract_models` would do; it takes the same and writes nothing but remembered digests.
+
+    A few files are read, and one batch is encoded by each model that lacks anything.
+
+    Returns
+    -------
+    tuple of Forecast
+        One a model, in their order; their times add up.
+    """
+    device = resolve_device(device)
+    batch_size = batch_size or default_batch_size(device)
+    workers = workers or processors()
+    folder = find_home(home)
+    if isinstance(dataset, str):
+        loaded = load_dataset(dataset, root=root, home=folder, **(dataset_options or {}))
+        registry_name = portable_name(dataset)
+    else:
+        loaded, registry_name = dataset, dataset.name
+    recorded = record_samples(loaded, folder / loaded.name, registry_name, write=False)
+    facts: dict[str, Any] = {
+        "home": folder,
+        "registry_name": registry_name,
+        "device": device,
+        "record": False,
+        "recorded": recorded,
+    }
+    plans = [make_plan(resolve_model(model), loaded, **facts, **options) for model in models]
+    return tuple(_forecast(plan, device, batch_size, workers) for plan in plans)
+
+
+def _forecast(plan: Plan, device: str, batch_size: int, workers: int) -> Forecast:
+    missing = len(plan.pending)
+    rows = sum(digest is not None for digest in plan.digests)
+    nothing = Forecast(
+        model=plan.spec.name,
+        store=plan.store,
+        rows=rows,
+        forward_passes=missing,
+        saved=rows - missing,
+        stored_bytes=0,
+        free_bytes=shutil.disk_usage(existing_folder(plan.folder)).free,
+        device=device,
+        device_bytes=None,
+        batch_size=batch_size,
+        workers=workers,
+        seconds=0.0,
+        images_per_second=None,
+        bottleneck=None,
+    )
+    if not missing:
+        return nothing
+    encoder = load_planned(plan, device)
+    arriving = _reading_seconds(plan)
+    encoding, memory = _encoding_seconds(encoder, plan.preprocess.crop, device, batch_size)
+    # On a CPU the readers and the encoder share the processors; an accelerator computes beside them.
+    each = arriving / workers + encoding if device == "cpu" else max(arriving / workers, encoding)
+    stored = sum(
+        len(rows) * _row_bytes(encoder, family) * np.dtype(plan.key.dtype).itemsize
+        for family, rows in plan.missing.items()
+    )
+    return Forecast(
+        **{
+            **{name: getattr(nothing, name) for name in Forecast.__slots__},
+            "stored_bytes": stored * (2 if plan.form == "hdf5" else 1),
+            "device_bytes": memory,
+            "seconds": missing * each,
+            "images_per_second": 1 / each,
+            "bottleneck": "encode" if encoding >= arriving / workers else "read",
+        }
+    )
+
+
+def _row_bytes(encoder: Encoder, family: str) -> int:
+    """Numbers of one row of a family."""
+    if family != "vectors":
+        return math.prod(encoder.patches or (0,))
+    return sum(math.prod(shape) for shape in encoder.arrays.values())
+
+
+def _reading_seconds(plan: Plan) -> float:
+    """Seconds of one processor to read, decode and preprocess one sample, on average."""
+    import torch
+
+    paths = plan.dataset.samples["path"]
+    jobs = [
+        Job(plan.dataset.sample(row), paths.iloc[row], cast(bytes, plan.digests[row]), row)
+        for row in plan.pending.tolist()
+    ]
+    units = [list(run) for _, run in groupby(jobs, key=lambda job: job.unit)]
+    chosen = [units[place] for place in np.unique(np.linspace(0, len(units) - 1, _UNITS).round().astype(int))]
+    recipes = [Recipe(plan.preprocess)]
+    target = [Space(torch.empty(3, plan.preprocess.crop, plan.preprocess.crop))]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # The first file pays for loading the decoder.
+        JobReader(recipes).read(chosen[0][0], 0, target, dict.fromkeys(("read", "decode", "preprocess"), 0.0))
+        reader = JobReader(recipes)
+        seconds = dict.fromkeys(("read", "decode", "preprocess"), 0.0)
+        begin, opened, prepared = time.perf_counter(), 0, 0
+        for unit in chosen:
+            for job in unit[:2]:
+                reader.read(job, 0, target, seconds)
+                prepared += 1
+            opened += 1
+            if time.perf_counter() - begin > _SECONDS:
+                break
+    finally:
+        torch.set_num_threads(threads)
+    a_unit = (seconds["read"] + seconds["decode"]) / opened
+    return a_unit * len(units) / len(jobs) + seconds["preprocess"] / prepared
+
+
+def _encoding_seconds(encoder: Encoder, size: int, device: str, batch_size: int) -> tuple[float, int | None]:
+    """Seconds to encode one image in a batch, and the CUDA device's memory that it took."""
+    import torch
+
+    pixels = torch.zeros(batch_size, 3, size, size)
+
+    def once() -> float:
+        begin = time.perf_counter()
+        features = encoder.encode(pixels.to(device))
+        for array in features.values():
+            array.cpu()
+        return time.perf_counter() - begin
+
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = min(once(), once())
+    return seconds / batch_size, int(torch.cuda.max_memory_allocated(device)) if cuda else None
