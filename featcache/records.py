@@ -27,6 +27,7 @@ __all__ = [
     "Subgroup",
     "Task",
     "TaskType",
+    "VolumeGeometry",
     "evenly_spaced",
 ]
 
@@ -117,6 +118,22 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeGeometry:
+    """Where the voxels of a volume lie, here (canonical RAS order) and in the file that it was read from."""
+
+    shape: tuple[int, int, int]
+    """(X, Y, Z) of the array that :attr:`Image.array` is."""
+    affine: NDArray[np.float64]
+    """(4, 4), indices of that array to RAS+ millimetres."""
+    file_shape: tuple[int, int, int]
+    """Of the file's array before its axes were permuted and flipped."""
+    file_affine: NDArray[np.float64]
+    """(4, 4), indices of the file's array to RAS+, as the file says it, in units of ``file_unit`` mm."""
+    file_unit: float = 1.0
+    """Millimetres of one unit of ``file_affine``: 1, 1000 (metres) or 0.001 (micrometres)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A question that a dataset's labels can answer."""
 
@@ -136,8 +153,8 @@ class Task:
     level: TaskLevel = "sample"
     """What one target belongs to."""
     mask_values: tuple[int, ...] | None = None
-    """For ``segmentation`` from a label map: the value of each class, in the order of ``classes``. A pixel with a
-    value that is not listed belongs to no class."""
+    """For ``segmentation`` from a label map: the value of each class, in the order of ``classes``. A file with
+    another value is refused."""
 
     def __post_init__(self) -> None:
         if self.mask_values is not None:  # a task that was read from JSON has a list

@@ -143,7 +143,8 @@ def slice_table(
     samples
         Ids are ``<volume>_<axis>_<index>``.
     notes
-        Volumes that cannot be read, have masks of another size, or several time points.
+        Volumes that cannot be read or have several time points; masks that cannot be read, or have another size and
+        the same affine (with ``foreground`` whatever affine).
     """
     if axis not in get_args(Axis):
         raise ConfigurationError(f"unknown axis {axis!r}", remedy=f"Known: {', '.join(get_args(Axis))}.")
@@ -162,7 +163,7 @@ def slice_table(
         if times > 1:
             timed.append(volume.name)
         if mask is not None:
-            problem = _mask_problem(root / mask, shape)
+            problem = _mask_problem(root / mask, root / volume.path, shape, own_slices=slices == "foreground")
             if problem:
                 misfits.append(problem)
                 mask = None
@@ -213,12 +214,15 @@ def _frame(rows: Sequence[tuple[Volume, NDArray[np.int64], str | None, bool]], a
     return frame.assign(mask=mask, mask_selector=plain.where(mask.notna()))
 
 
-def _mask_problem(path: Path, shape: tuple[int, int, int]) -> str | None:
+def _mask_problem(path: Path, image: Path, shape: tuple[int, int, int], *, own_slices: bool) -> str | None:
+    """Why a mask cannot be used. One on another grid is resampled later, unless its own slices are to be chosen."""
     try:
         found, _ = read_shape(path)
     except DatasetError as error:
         return error.message
-    return None if found == shape else f"{path} has the size {found}, its image {shape}"
+    if found == shape or not (own_slices or np.allclose(_opened(path)[0].affine, _opened(image)[0].affine)):
+        return None
+    return f"{path} has the size {found}, its image {shape}"
 
 
 def _foreground(path: Path, axis: Axis) -> NDArray[np.int64]:

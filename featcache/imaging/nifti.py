@@ -16,10 +16,10 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from featcache.errors import ImageError
-from featcache.imaging.orientation import canonical, invertible
-from featcache.records import Image, Selector
+from featcache.imaging.orientation import canonical, canonical_shape, invertible
+from featcache.records import Image, Selector, VolumeGeometry
 
-__all__ = ["load"]
+__all__ = ["load", "read_geometry"]
 
 _HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
@@ -159,3 +159,28 @@ def _exactly(file: Any, size: int) -> bytes:
     if len(content) < size:
         raise EOFError(f"the header ends after {len(content)} bytes")
     return content
+
+
+def read_geometry(path: Path) -> tuple[VolumeGeometry, bool]:
+    """Where the voxels lie, from the header alone, and whether the header says so (else it is nibabel's guess).
+
+    Raises
+    ------
+    ImageError
+        If the header is damaged or its affine cannot be inverted.
+    """
+    try:
+        with _opened(path) as file:
+            header = _header(file, path)
+        size = tuple(int(length) for length in header.get_data_shape())
+        shape = _shape(header, None if len(size) < 4 or size[3] == 1 else 0)
+        raw = invertible(header.get_best_affine())
+    except _FAULTS as error:
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise
+        raise ImageError(f"the file is no readable NIfTI volume ({error})", remedy=_DAMAGED) from error
+    scale = _MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
+    _, affine, _ = canonical(np.broadcast_to(np.uint8(0), shape), np.diag([scale, scale, scale, 1.0]) @ raw)
+    x, y, z = canonical_shape((shape[0], shape[1], shape[2]), raw)[0]
+    known = int(header["sform_code"]) != 0 or int(header["qform_code"]) != 0
+    return VolumeGeometry((x, y, z), affine, (shape[0], shape[1], shape[2]), raw, scale), known

@@ -12,6 +12,7 @@ balanced_accuracy                      a decision   yes         macro
 brier, ece                             probability  yes         macro, micro (of labels)
 =====================================  ===========  ==========  =============================
 
+Label maps have scores of their own (``overlap_counts``, ``score_volume``, ``mean_over_volumes``, ``pooled_dice``).
 A decision of a multi-label task needs thresholds: 0.5, or those that ``choose_thresholds`` found on val.
 """
 
@@ -26,6 +27,17 @@ from featcache.metrics.delong import delong
 from featcache.metrics.inputs import undefined_classes
 from featcache.metrics.ranking import auroc, average_precision, sensitivity_at_specificity
 from featcache.metrics.resampling import resample_weights
+from featcache.metrics.segmentation import (
+    SEGMENTATION_METRICS,
+    dice,
+    iou,
+    mean_over_volumes,
+    overlap_counts,
+    pooled_dice,
+    pooled_estimate,
+    score_volume,
+)
+from featcache.metrics.surfaces import hd95, surface_dice, surface_distances
 from featcache.metrics.thresholds import choose_thresholds
 
 __all__ = [
@@ -34,6 +46,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "PROBABILITY_METRICS",
+    "SEGMENTATION_METRICS",
     "accuracy",
     "adjust",
     "auroc",
@@ -48,15 +61,25 @@ __all__ = [
     "compare_classes",
     "compare_many",
     "delong",
+    "dice",
     "ece",
     "f1",
+    "hd95",
     "holm",
+    "iou",
     "mcc",
+    "mean_over_volumes",
+    "overlap_counts",
     "per_class",
+    "pooled_dice",
+    "pooled_estimate",
     "resample_weights",
+    "score_volume",
     "select_metrics",
     "sensitivity",
     "sensitivity_at_specificity",
     "specificity",
+    "surface_dice",
+    "surface_distances",
     "undefined_classes",
 ]

@@ -12,6 +12,9 @@ from featcache.store.home import find_home, remember_last_store, state_folder
 from featcache.store.imported import store_from_arrays
 from featcache.store.joining import join_samples
 from featcache.store.keys import Key
+from featcache.store.mask_documents import masks_path
+from featcache.store.mask_writer import MaskRow, MaskWriter, open_mask_writer
+from featcache.store.masks import Masks, open_masks
 from featcache.store.removal import remove_store
 from featcache.store.repair import drop_damage
 from featcache.store.samples import SampleTable, read_samples, write_samples
@@ -25,6 +28,9 @@ __all__ = [
     "GarbagePlan",
     "KEPT_PIXELS",
     "Key",
+    "MaskRow",
+    "MaskWriter",
+    "Masks",
     "NO_ROW",
     "Problem",
     "ReadRows",
@@ -47,7 +53,10 @@ __all__ = [
     "join_samples",
     "key_of",
     "last_store",
+    "masks_path",
     "open_forms",
+    "open_mask_writer",
+    "open_masks",
     "open_writer",
     "packed_path",
     "plan_gc",

@@ -14,6 +14,9 @@ from featcache.store.zarr_backend import read_attributes
 
 __all__ = ["find_store", "form_of", "is_store", "key_of", "last_store", "packed_path", "store_paths"]
 
+MASKS = "masks.zarr"
+"""The segmentation targets of a dataset lie beside its stores and are none."""
+
 _PACKED = re.compile(r".+-[0-9a-f]{8}\.h5")
 
 
@@ -121,7 +124,7 @@ def form_of(store: Path) -> Literal["zarr", "hdf5"] | None:
 def store_paths(home: Path, dataset: str | None = None) -> list[Path]:
     """All stores of a home, or of one dataset, sorted by name, each in the form in which it stays."""
     folders = dataset or "*"
-    groups = {path.parent for path in home.glob(f"{folders}/*.zarr/zarr.json")}
+    groups = {path.parent for path in home.glob(f"{folders}/*.zarr/zarr.json") if path.parent.name != MASKS}
     packed = {path for path in home.glob(f"{folders}/*.h5") if _PACKED.fullmatch(path.name)}
     beside = {path for path in packed if path.with_suffix(".zarr") in groups}
     growing = {path.with_suffix(".zarr") for path in beside if form_of(path.with_suffix(".zarr")) == "hdf5"}
