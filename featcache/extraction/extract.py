@@ -11,6 +11,7 @@ from typing import Any, Literal
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction.computing import compute
+from featcache.extraction.masks import write_masks
 from featcache.extraction.outcome import ADVICE, Outcome
 from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, settle_model, union_of
 from featcache.extraction.several_devices import extract_on_devices, listed_devices
@@ -229,8 +230,12 @@ def extract_models(
         parts = extract_on_devices(several, arguments, shard=shard, total=total, progress=progress)
         joined = [_finish(plan, part.failures) or part.store for plan, part in zip(plans, parts, strict=True)]
         remember_last_store(folder, joined[-1])
+        notes = _keep_masks(loaded, folder, patches, shard)
         seconds = time.perf_counter() - begin
-        return tuple(replace(part, store=store, seconds=seconds) for part, store in zip(parts, joined, strict=True))
+        return tuple(
+            replace(part, store=store, seconds=seconds, notes=(*part.notes, *notes))
+            for part, store in zip(parts, joined, strict=True)
+        )
     outcomes = {plan.store: Outcome() for plan in plans}
     pending = [plan for plan in plans if len(plan.pending)]
     if pending:
@@ -243,6 +248,7 @@ def extract_models(
             progress=progress,
         )
         outcomes |= {plan.store: outcome for plan, outcome in zip(pending, found, strict=True)}
+    notes = _keep_masks(loaded, folder, patches, shard)
     reports = []
     for plan in plans:
         outcome = outcomes[plan.store]
@@ -250,8 +256,28 @@ def extract_models(
         store = _finish(plan, failures)
         if store is not None:
             remember_last_store(folder, store)
-        reports.append(_report(plan, store or plan.store, outcome, failures, seconds=time.perf_counter() - begin))
+        report = _report(plan, store or plan.store, outcome, failures, seconds=time.perf_counter() - begin)
+        reports.append(replace(report, notes=(*report.notes, *notes)))
     return tuple(reports)
+
+
+def _keep_masks(dataset: Dataset, home: Path, patches: bool, shard: Shard | None) -> tuple[str, ...]:
+    """With patch tokens, the masks that heads are trained on; by the first shard for all. Says what there is to say."""
+    if (
+        not patches
+        or (shard is not None and shard[0] > 1)
+        or all(task.type != "segmentation" for task in dataset.tasks)
+    ):
+        return ()
+    notes: list[str] = []
+    for found in write_masks(dataset, home=home):
+        notes += found.notes
+        if found.failures:
+            notes.append(
+                f"{len(found.failures)} masks of {found.task} cannot be used, for example {found.failures[0].path}: "
+                f"{found.failures[0].reason}"
+            )
+    return tuple(notes)
 
 
 def _one_precision(plans: Sequence[Plan]) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image as PillowImage
 
+import featcache
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction import mask_reading, write_masks
@@ -324,3 +325,13 @@ def test_progress_ends_at_the_number_of_masks(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write_masks(volumes_of(tmp_path), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_extracting_patches_keeps_the_masks(tmp_path: Path) -> None:
+    """On a miniature of the Montgomery set, with two masks an image."""
+    root = make_montgomery(tmp_path / "montgomery")
+    report = featcache.extract(
+        "efficientnet_lite0", "montgomery", root=root, image_size=64, patches=True, preprocess="radiology-seg"
+    )
+    masks = open_masks(report.store.parent.parent, "montgomery")
+    assert set(masks.ids) == set(featcache.open(report.store).samples["id"])
