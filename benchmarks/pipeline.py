@@ -13,7 +13,9 @@ computes the class token only; featcache checks, hashes and commits all it has.
 
 Limits, in the same run: *decode* is the reading processes with nothing behind them, *model* the encoder with pixels
 that are there already. On a GPU the slower one is what can be reached; on a CPU both share the processors, so that
-1 / (1 / decode + 1 / model) is. *CPU share* is the processor time that the run used, over processors times wall time.
+1 / (1 / decode + 1 / model) is. *CPU ms* is the processor time of one image in featcache's pipeline and in the script,
+all processes counted; *idle* the share of the machine's processors that nothing ran on meanwhile (Linux): what the
+pipeline could have used and did not, whatever else the machine was doing.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
@@ -62,8 +65,10 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
     print(f"{options.model} on {options.device}, {os.cpu_count()} processors, batches of {options.batch_size}")
-    print("\n| set | featcache images/s | script | ratio | decode limit | model limit | reached | CPU share |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "\n| set | featcache images/s | script | ratio | decode limit | model limit | reached | CPU ms | script | idle |"
+    )
+    print("|" + "---|" * 10)
     for kind in options.sets:
         root = write_images(folder / kind, kind, options.images)
         found: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}
@@ -75,10 +80,12 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
             limit = 1 / (1 / rate["decode"] + 1 / rate["model"])
         else:
             limit = min(rate["decode"], rate["model"])
-        share = statistics.median(run["cpu_share"] for run in found["featcache"])
+        cpu = {part: statistics.median(run["cpu_ms"] for run in found[part]) for part in ("featcache", "script")}
+        idle = statistics.median(run["idle"] for run in found["featcache"])
         print(
             f"| {kind} | {rate['featcache']:.1f} | {rate['script']:.1f} | {rate['featcache'] / rate['script']:.2f} | "
-            f"{rate['decode']:.1f} | {rate['model']:.1f} | {rate['featcache'] / limit:.2f} | {share:.2f} |",
+            f"{rate['decode']:.1f} | {rate['model']:.1f} | {rate['featcache'] / limit:.2f} | "
+            f"{cpu['featcache']:.0f} | {cpu['script']:.0f} | {idle:.0%} |",
             flush=True,
         )
     root = folder / options.sets[0]
@@ -137,21 +144,45 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     root = Path(options.data)
     work = {"featcache": with_featcache, "several": with_featcache, "script": with_script}
     work |= {"decode": only_decode, "model": only_model}
-    begin = time.perf_counter()
-    count, seconds = work[options.part](options, root)
-    wall = time.perf_counter() - begin
-    used = sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    )
-    return {"rate": count / seconds, "seconds": seconds, "cpu_share": used / (wall * (os.cpu_count() or 1))}
+    count, seconds, clock = work[options.part](options, root)
+    return {"rate": count / seconds, "seconds": seconds, "cpu_ms": 1000 * clock.cpu / count, "idle": clock.idle}
 
 
-def with_featcache(options: argparse.Namespace, root: Path) -> tuple[int, float]:
+class Clock:
+    """Processor time of this process and its children, and the machine's idle share, in a ``with`` block."""
+
+    def __enter__(self) -> Clock:
+        self._before = self._now()
+        self.begin = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self.begin
+        used, idle, total = (after - before for before, after in zip(self._before, self._now(), strict=True))
+        self.cpu = used
+        self.idle = idle / total if total else 0.0
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        used = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+        stat = Path("/proc/stat")
+        ticks = [float(text) for text in stat.read_text().splitlines()[0].split()[1:9]] if stat.is_file() else [0.0] * 5
+        return used, ticks[3] + ticks[4], sum(ticks)
+
+
+def with_featcache(options: argparse.Namespace, root: Path) -> tuple[int, float, Clock]:
     import featcache
+    from featcache.extraction import computing
 
     models = list(MODELS) if options.part == "several" else [options.model]
-    with tempfile.TemporaryDirectory() as home:
+    clock, pipeline = Clock(), computing.run_pipeline
+
+    def clocked(*arguments: Any, **settings: Any) -> None:
+        with clock:
+            pipeline(*arguments, **settings)
+
+    with tempfile.TemporaryDirectory() as home, mock.patch.object(computing, "run_pipeline", clocked):
         reports = featcache.extract_models(
             models,
             "nifti" if root.name == "nifti" else "folder",
@@ -161,28 +192,28 @@ def with_featcache(options: argparse.Namespace, root: Path) -> tuple[int, float]
             device=options.device,
             batch_size=options.batch_size,
         )
-    report = reports[0]
-    assert report.images_per_second is not None
-    return report.computed, report.computed / report.images_per_second
+    return reports[0].computed, clock.seconds, clock
 
 
-def only_decode(options: argparse.Namespace, root: Path) -> tuple[int, float]:
+def only_decode(options: argparse.Namespace, root: Path) -> tuple[int, float, Clock]:
     from featcache.extraction.devices import processors
     from featcache.extraction.jobs import batches_of
     from featcache.extraction.readers import Readers
     from featcache.extraction.reading import Recipe
 
     plan, jobs = planned(options, root)
-    begin = time.perf_counter()
     batches = batches_of(jobs, options.batch_size)
     recipes = [Recipe(plan.preprocess)]
-    with Readers(jobs, batches, recipes, batch_size=options.batch_size, workers=processors()) as readers:
+    with (
+        Clock() as clock,
+        Readers(jobs, batches, recipes, batch_size=options.batch_size, workers=processors()) as readers,
+    ):
         for ready in readers:
             readers.release(ready.slot)
-    return len(jobs), time.perf_counter() - begin
+    return len(jobs), clock.seconds, clock
 
 
-def only_model(options: argparse.Namespace, root: Path) -> tuple[int, float]:
+def only_model(options: argparse.Namespace, root: Path) -> tuple[int, float, Clock]:
     import torch
 
     from featcache.extraction.computing import load_planned
@@ -193,12 +224,11 @@ def only_model(options: argparse.Namespace, root: Path) -> tuple[int, float]:
     encoder = load_planned(plan, options.device)
     pixels = torch.rand(options.batch_size, 3, plan.preprocess.crop, plan.preprocess.crop, device=options.device)
     encoder.encode(pixels)["cls"].cpu()
-    batches = -(-len(jobs) // options.batch_size)
-    begin = time.perf_counter()
-    for _ in range(batches):
-        last = encoder.encode(pixels)["cls"]
-    last.cpu()
-    return len(jobs), time.perf_counter() - begin
+    with Clock() as clock:
+        for _ in range(-(-len(jobs) // options.batch_size)):
+            last = encoder.encode(pixels)["cls"]
+        last.cpu()
+    return len(jobs), clock.seconds, clock
 
 
 def planned(options: argparse.Namespace, root: Path) -> tuple[Any, list[Any]]:
@@ -216,7 +246,7 @@ def planned(options: argparse.Namespace, root: Path) -> tuple[Any, list[Any]]:
     return plan, jobs
 
 
-def with_script(options: argparse.Namespace, root: Path) -> tuple[int, float]:
+def with_script(options: argparse.Namespace, root: Path) -> tuple[int, float, Clock]:
     """What one would write."""
     import torch
     from torch.utils.data import DataLoader
@@ -224,20 +254,18 @@ def with_script(options: argparse.Namespace, root: Path) -> tuple[int, float]:
     from featcache.models import load_model
 
     encoder = load_model(options.model, weights=options.weights)
-    network = encoder._module.to(options.device)
+    network: Any = encoder._module.to(options.device)
     files = sorted(path for path in root.rglob("*") if path.is_file())
     images: Any = Slices(files) if root.name == "nifti" else Pictures(files)
-    begin = time.perf_counter()
-    loader = DataLoader(images, batch_size=options.batch_size, num_workers=os.cpu_count() or 1)
     features = []
-    with torch.no_grad(), torch.autocast("cuda", torch.float16, enabled=options.device.startswith("cuda")):
-        for batch in loader:
+    autocast = torch.autocast("cuda", torch.float16, enabled=options.device.startswith("cuda"))
+    with Clock() as clock, torch.no_grad(), autocast, tempfile.TemporaryFile() as file:
+        for batch in DataLoader(images, batch_size=options.batch_size, num_workers=os.cpu_count() or 1):
             out = network.forward_features(batch.to(options.device))
             pooled = out.mean((2, 3)) if out.ndim == 4 else out[:, 0]
             features.append(pooled.float().cpu().numpy())
-    with tempfile.TemporaryFile() as file:
         np.save(file, np.concatenate(features))
-    return len(images), time.perf_counter() - begin
+    return len(images), clock.seconds, clock
 
 
 def transforms() -> Any:

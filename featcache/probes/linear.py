@@ -15,7 +15,7 @@ from featcache.probes.blocks import BlockInput, TokenBlocks
 from featcache.probes.heads import Head, HeadBank, train_banks
 from featcache.probes.holdout import hold_out
 from featcache.probes.logistic import probabilities
-from featcache.probes.parameters import Parameters, not_fitted
+from featcache.probes.parameters import Decider, not_fitted
 from featcache.probes.path_probe import best_setting, metrics_of, teachable
 from featcache.probes.targets import what_is_missing
 
@@ -50,7 +50,7 @@ PROTOCOLS: dict[str, LinearProtocol] = {
 """By the name users give."""
 
 
-class LinearHeads(Parameters):
+class LinearHeads(Decider):
     """Linear heads on cached tokens, all learning rates and inputs trained in one pass over the rows.
 
     One head for each learning rate x number of last blocks x with or without the mean patch. The best on val is chosen
@@ -280,11 +280,17 @@ class LinearHeads(Parameters):
 
     @staticmethod
     def _check_widths(blocks: TokenBlocks, expected: tuple[int, int, int | None], name: str) -> None:
+        remedy = "Use features of the same store and family for fitting and scoring."
+        if blocks.widths[0] != expected[0]:
+            raise ProbeError(
+                f"{name} has {blocks.widths[0]} features, but probe is expecting {expected[0]} features as input",
+                remedy=remedy,
+            )
         if blocks.widths != expected:
             raise ProbeError(
-                f"{name}: width, CLS tokens and width of the mean patch are {blocks.widths}, "
-                f"{expected[0]} features were fitted: {expected}",
-                remedy="Use features of the same store and family for fitting and scoring.",
+                f"{name}: width, CLS tokens and width of the mean patch are {blocks.widths}, {expected} features were "
+                "fitted",
+                remedy=remedy,
             )
 
 

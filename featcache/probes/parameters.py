@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
+from abc import ABC, abstractmethod
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, ProbeError
 
-__all__ = ["Parameters", "not_fitted"]
+__all__ = ["Decider", "Parameters", "not_fitted"]
 
 
 class Parameters:
@@ -73,6 +77,28 @@ class Parameters:
             classifier_tags=None,
             regressor_tags=None,
         )
+
+
+class Decider(Parameters, ABC):
+    """Base of probes whose scores are one array: what they decide, as scikit-learn's scorers ask for it."""
+
+    multilabel_: bool
+    classes_: NDArray[np.int64]
+
+    @abstractmethod
+    def predict_scores(self, X: Any) -> NDArray[np.float64]:
+        """(n, C) scores between 0 and 1."""
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """(n,) classes of the largest score, the first of equal ones; of labels (n, L) whether it is at least 0.5.
+
+        Raises
+        ------
+        ProbeError
+            If the features are invalid or the probe is not fitted.
+        """
+        scores = self.predict_scores(X)
+        return (scores >= 0.5).astype(np.int64) if self.multilabel_ else self.classes_[scores.argmax(axis=1)]
 
 
 def not_fitted(what: str = "the probe") -> ProbeError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -14,7 +14,7 @@ from featcache.metrics import auroc, balanced_accuracy, undefined_classes
 from featcache.probes.base import check_rows, check_targets
 from featcache.probes.holdout import hold_out
 from featcache.probes.logistic_path import LinearPath, check_strengths
-from featcache.probes.parameters import Parameters, not_fitted
+from featcache.probes.parameters import Decider, not_fitted
 from featcache.probes.targets import what_is_missing
 
 __all__ = ["Part", "PathProbe", "best_setting", "checked_parts", "choosing_parts"]
@@ -24,7 +24,7 @@ Part: TypeAlias = tuple[Features, NDArray[Any]]
 """Features and targets of some rows."""
 
 
-class PathProbe(Parameters, ABC):
+class PathProbe(Decider):
     """What the logistic and the ridge probe share: the choice of the strength, the refit and the scores.
 
     A subclass names its grid, fits a path on standardised features and turns logits to scores.

@@ -13,13 +13,13 @@ from featcache.probes.bag_heads import BagHeads, bag_losses, bag_scores
 from featcache.probes.bags import BagPool, Bags
 from featcache.probes.base import check_targets, column_moments
 from featcache.probes.holdout import hold_out
-from featcache.probes.parameters import Parameters, not_fitted
+from featcache.probes.parameters import Decider, not_fitted
 from featcache.probes.targets import what_is_missing
 
 __all__ = ["VolumeProbe"]
 
 
-class VolumeProbe(Parameters):
+class VolumeProbe(Decider):
     """A head over the slices of a volume, trained from their features.
 
     The slices are standardised by the training slices, pooled, and scored by a linear layer. ``attention`` learns

@@ -62,6 +62,16 @@ def test_knn_scores_are_scikit_learns(make_store: MakeStore) -> None:
     assert result.ids == tuple(NAMES[160:])
 
 
+def test_knn_finds_the_same_by_every_algorithm_and_says_which(make_store: MakeStore) -> None:
+    store = FeatureStore(make_store([NAMES], labelled(), tasks=(SIGN,)))
+    results = [featcache.probe("knn", store, k=3, algorithm=name) for name in ("auto", "faiss", "float64")]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.runs[0].scores, results[0].runs[0].scores)
+        assert any(f"found by {result.config['algorithm']}" in note for note in result.notes)
+    approximate = featcache.probe("knn", store, k=3, index="hnsw")
+    assert any("approximate" in note and "recall" in note for note in approximate.notes)
+
+
 def test_logistic_refits_on_train_and_val_with_the_c_chosen_on_val(make_store: MakeStore) -> None:
     store = FeatureStore(make_store([NAMES], labelled(), tasks=(SIGN,)))
     result = featcache.probe("logistic", store, C=(0.01, 1.0))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.utils.estimator_checks import check_estimator
 
 from featcache.probes import (
@@ -82,3 +83,22 @@ def test_use_before_fit_is_scikit_learns_error_too(estimator: Any) -> None:
         if hasattr(estimator, method):
             with pytest.raises(NotFittedError, match="not fitted"):
                 getattr(clone(estimator), method)(np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "estimator", [LogisticProbe(C=(0.1, 1.0)), RidgeProbe(), VolumeProbe("mean", epochs=2)], ids=name_of
+)
+def test_scikit_learns_cross_validation_scores_them(estimator: Any) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    X = rng.normal(size=(120, 4)) + 6 * np.eye(4)[y]
+    assert cross_val_score(estimator, X, y, scoring="accuracy", cv=StratifiedKFold(3)).min() > 0.8
+
+
+def test_decisions_are_the_largest_score_or_half_of_each_label() -> None:
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60, 4))
+    exclusive = LogisticProbe(C=(1.0,)).fit(X, np.arange(60) % 3)
+    np.testing.assert_array_equal(exclusive.predict(X), exclusive.predict_scores(X).argmax(axis=1))
+    labels = LogisticProbe(C=(1.0,)).fit(X, X[:, :2] > 0)
+    np.testing.assert_array_equal(labels.predict(X), labels.predict_scores(X) >= 0.5)
