@@ -102,8 +102,8 @@ def preview(
         if some.samples["id"].iloc[row] not in unreadable
     ]
     found = {}
-    # One worker and samples of one file together: each volume is decoded once.
-    jobs.sort(key=lambda job: job.relative_path)
+    # One worker and samples of one file or series together: each volume is decoded once.
+    jobs.sort(key=lambda job: (job.relative_path, job.sample.selector.series or ""))
     for batch in Reader(recipe, workers=1).read([jobs]):
         found.update({prepared.job.sample.id: prepared for prepared in batch})
     tiles = tuple(
