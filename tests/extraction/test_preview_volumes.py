@@ -1,4 +1,4 @@
-"""``preview`` of DICOM series and NIfTI volumes as scanners and laboratories wrote them, against pydicom and nibabel."""
+"""``preview`` of DICOM series and NIfTI volumes of real scanners, against pydicom and nibabel."""
 
 from __future__ import annotations
 
