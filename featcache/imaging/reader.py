@@ -13,7 +13,7 @@ from featcache.registry import load_dotted
 
 __all__ = ["DECODER_VERSIONS", "decoder_of", "files_of", "read", "unit_of"]
 
-DECODER_VERSIONS = {"array": 1, "dicom": 1, "itk": 1, "matlab": 1, "nifti": 1, "raster": 2}
+DECODER_VERSIONS = {"array": 1, "dicom": 2, "itk": 1, "matlab": 1, "nifti": 1, "raster": 2}
 """Semantic version of each decoder, part of the cache key of the datasets that use it.
 
 Raise one when a change makes that decoder return other pixels for some file.

@@ -13,6 +13,7 @@ from pathlib import Path
 from featcache.errors import DatasetError, FeatcacheWarning, ImageError
 from featcache.imaging.dicom import decode, load, volume_of
 from featcache.imaging.dicom_header import only_image_errors, read_header
+from featcache.imaging.dicom_padding import padded_pixels, without_padding
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import to_values
 from featcache.imaging.geometry import NoVolumeError, Stack
@@ -158,7 +159,7 @@ def load_series(files: Sequence[Path]) -> Image:
     if len(files) == 1:
         return load(files[0])
     with header_text_kept_inside():
-        headers, values = [], []
+        headers, values, padding = [], [], []
         for path in files:
             try:
                 with only_image_errors():
@@ -166,7 +167,9 @@ def load_series(files: Sequence[Path]) -> Image:
                     if frame_count(header) > 1:
                         raise ImageError("it has several frames, expected one", remedy="Read the files one by one.")
                     headers.append(frame_header(header, 0))
-                    values.append(to_values(decode(header), headers[-1]))
+                    stored = decode(header)
+                    padding.append(padded_pixels(stored, headers[-1]))
+                    values.append(to_values(stored, headers[-1]))
             except ImageError as error:
                 raise ImageError(f"slice file {path.name!r}: {error.message}", remedy=error.remedy) from None
             except OSError as error:
@@ -181,6 +184,7 @@ def load_series(files: Sequence[Path]) -> Image:
                 f"the {len(files)} files of the series are no volume: {error}",
                 remedy="Read the files one by one, as single images.",
             ) from None
+        values = without_padding(values, padding)
         return volume_of([values[index] for index in stack.order], stack, headers[0])
 
 
