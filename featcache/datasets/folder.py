@@ -36,7 +36,7 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
     """
     tree = walk(root)
     endings = {path[path.rfind(".") :] for path in tree.files}
-    images = tree.ending(*(ending for ending in endings if decoder_of(f"x{ending}") == "raster"))
+    images = tree.ending(*(ending for ending in endings if decoder_of(f"x{ending}") in {"raster", "tiff"}))
     parts = [path.split("/", 2) for path in images]
     has_splits = bool(images) and {normalized_split(first) for first in {part[0] for part in parts}} <= set(SPLITS)
     top = {part[0] for part in parts}

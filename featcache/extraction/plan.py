@@ -173,7 +173,7 @@ def _recipe(text: str, spec: ModelSpec, image_size: int | None, dataset: Dataset
         modality: str | None = ", ".join(sorted(dataset.samples["modality"].dropna().unique()))
     else:
         modality = DATASETS[registry_name].modality if registry_name in DATASETS else None
-    deep = bool(set(_decoders(dataset)) - {"array", "raster"})  # arrays of pictures have 8 bits as a rule
+    deep = bool(set(_decoders(dataset)) - {"array", "raster", "tiff"})  # arrays of pictures have 8 bits as a rule
     return preset(text, spec, image_size, modality=modality, deep=deep)
 
 

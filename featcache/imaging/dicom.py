@@ -35,7 +35,8 @@ def load(path: Path, *, frames: bool = False) -> Image:
     """Decode a DICOM file to values in modality units.
 
     Rescaling or the modality LUT is applied (CT: Hounsfield units), MONOCHROME1 is inverted, palettes and YBR become
-    RGB, and pixel padding takes the smallest value beside it. Overlays are not drawn. Windows and VOI LUTs are facts of the image and not applied.
+    RGB, and pixel padding takes the smallest value beside it. Windows and VOI LUTs are facts of the image and not
+    applied; overlays are not drawn.
 
     Parameters
     ----------
