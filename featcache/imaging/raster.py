@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP and WebP (and TIFF of up to 8 bits) through Pillow; plain grey PNG and 16-bit colour PNG by faster or deeper decoders."""
+"""PNG, JPEG, BMP, WebP and TIFF of up to 8 bits through Pillow; grey and 16-bit PNG by faster or deeper decoders."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def decoder_of(path: PurePath | str, selector: Selector | None = None) -> str | 
 def unit_of(path: PurePath | str, selector: Selector) -> Selector:
     """The part of a selector that :func:`read` needs: samples of one path with equal units share one decoding.
 
-    All frames of a multi-frame DICOM file, and all pages of a TIFF, are decoded together, so ``frame`` is 0 for whichever is chosen.
+    All frames of a multi-frame DICOM file, and all pages of a TIFF, are decoded together, so ``frame`` is 0 for
+    whichever is chosen.
 
     Examples
     --------

@@ -43,7 +43,7 @@ def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - 
     """Decode a TIFF: a plane, or with ``selector.frame`` the stack of its pages.
 
     8, 16 and 32 bits, integers and floats, stay what they are (16-bit floats become 32-bit ones); WhiteIsZero is
-    inverted, alpha dropped, the orientation applied. Another kind of picture under this extension is read as what it is.
+    inverted, alpha dropped, the orientation applied. Another kind of picture under this name is read as what it is.
 
     Raises
     ------
