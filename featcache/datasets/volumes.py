@@ -98,7 +98,7 @@ def _by_content(path: Path) -> Any:
 
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":
-        content = igzip.decompress(content)
+        content = igzip.decompress(content)  # type: ignore[no-untyped-call]
     second = content[:4] in {(540).to_bytes(4, "little"), (540).to_bytes(4, "big")}
     return (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_bytes(content)
 

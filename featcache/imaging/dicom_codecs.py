@@ -77,7 +77,7 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> memoryview:
     expected = runner.rows * runner.columns * runner.samples_per_pixel
     if frame.size != expected:
         raise ValueError(f"the stream holds {frame.size} samples, the header says {expected}")
-    return memoryview(np.ascontiguousarray(frame)).cast("B")
+    return np.ascontiguousarray(frame).data.cast("B")
 
 
 def _jpeg(src: bytes, runner: DecodeRunner) -> NDArray[Any]:
