@@ -3,6 +3,11 @@
     python benchmarks/decode_dicom.py                  # 2048 x 2048, 12 bits, about a minute
     python benchmarks/decode_dicom.py --size 1024 --repeats 3
 
+Which plugin is pydicom's default depends on what is installed. pydicom 3.0 registers for JPEG-LS gdcm, pylibjpeg,
+pyjpegls and for JPEG lossless gdcm, pylibjpeg, and takes the first that it finds: gdcm wherever python-gdcm is
+installed, here and in a plain `pip install pydicom pylibjpeg pylibjpeg-libjpeg python-gdcm`; pylibjpeg-libjpeg (GPL)
+where it is not. To time that one too, run this script where it is installed.
+
 What is compared. Every peer reads the same file from the page cache and gives the stored samples: featcache by
 ``decode(read_header(path))``, pydicom by ``dcmread(path).pixel_array`` and by ``decompress`` with a named plugin. The
 picture is smooth with noise in its lowest bits, as a mammogram is. Peers take turns in each repeat, on one core;
@@ -48,7 +53,7 @@ class Row(NamedTuple):
     syntax: str
     """Name of the transfer syntax."""
     peer: str
-    """``featcache``, ``pydicom default`` or ``pydicom`` with a plugin's name."""
+    """``featcache``, ``pydicom default`` (with the plugin that it is) or ``pydicom`` with a plugin's name."""
     images_per_second: float
     """On one core, median of the repeats."""
     ratio: float
@@ -91,11 +96,12 @@ def measure(*, size: int = 2048, repeats: int = 5) -> list[Row]:
 def race(name: str, path: Path, picture: Array, repeats: int) -> list[Row]:
     """Alternate all peers on one file."""
     peers: dict[str, Callable[[Path], Array]] = {"featcache": lambda file: decode(read_header(file))}
-    peers["pydicom default"] = lambda file: pydicom.dcmread(file).pixel_array
-    for plugin in get_decoder(
-        pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID
-    ).available_plugins:
-        peers[f"pydicom, {plugin}"] = by_plugin(plugin)
+    syntax = pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID
+    default = default_plugin(syntax)
+    peers[f"pydicom default ({default})"] = lambda file: pydicom.dcmread(file).pixel_array
+    for plugin in get_decoder(syntax).available_plugins:
+        if plugin != default:
+            peers[f"pydicom, {plugin}"] = by_plugin(plugin)
     seconds: dict[str, list[float]] = {}
     for peer in list(peers):
         if not np.array_equal(peers[peer](path), picture):
@@ -108,6 +114,12 @@ def race(name: str, path: Path, picture: Array, repeats: int) -> list[Row]:
             seconds.setdefault(peer, []).append(time.perf_counter() - begin)
     medians = {peer: statistics.median(times) for peer, times in seconds.items()}
     return [Row(name, peer, 1 / median, median / medians["featcache"]) for peer, median in medians.items()]
+
+
+def default_plugin(syntax: str) -> str:
+    """The plugin that pydicom tries first: of those that are installed, the first that it registers."""
+    decoder = get_decoder(uid.UID(syntax))
+    return next(iter(decoder._available), "none") if uid.UID(syntax).is_encapsulated else "no plugin"
 
 
 def by_plugin(plugin: str) -> Callable[[Path], Array]:

@@ -65,10 +65,10 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
     print(f"{options.model} on {options.device}, {os.cpu_count()} processors, batches of {options.batch_size}")
-    print(
-        "\n| set | featcache images/s | script | ratio | decode limit | model limit | reached | CPU ms | script | idle |"
+    columns = (
+        "set | featcache images/s | script | ratio | decode limit | model limit | reached | CPU ms | script | idle"
     )
-    print("|" + "---|" * 10)
+    print(f"\n| {columns} |\n|{'---|' * 10}")
     for kind in options.sets:
         root = write_images(folder / kind, kind, options.images)
         found: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}

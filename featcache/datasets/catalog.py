@@ -127,7 +127,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
             needs_root=True,
             loader="featcache.datasets.tuberculosis:load_montgomery",
             source="https://openi.nlm.nih.gov (MontgomerySet)",
-            expected={"samples": {"train": 69, "val": 23, "test": 46}, "masks": {"all": 138}},
+            expected={"samples": {"train": 69, "val": 23, "test": 46, "all": 138}, "masks": {"all": 138}},
         ),
         DatasetSpec(
             name="msd_heart",
@@ -197,7 +197,10 @@ DATASETS: Registry[DatasetSpec] = Registry(
             needs_root=True,
             loader="featcache.datasets.nih:load",
             source="https://nihcc.app.box.com/v/ChestXray-NIHCC",
-            expected={"samples": {"train": 76_522, "val": 10_002, "test": 25_596}, "patients": {"all": 30_805}},
+            expected={
+                "samples": {"train": 76_522, "val": 10_002, "test": 25_596, "all": 112_120},
+                "patients": {"all": 30_805},
+            },
         ),
         DatasetSpec(
             name="sars_cov_2",
@@ -211,7 +214,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
             needs_root=True,
             loader="featcache.datasets.sars_cov_2:load",
             source="https://www.kaggle.com/datasets/plameneduardo/sarscov2-ctscan-dataset",
-            expected={"patients": {"train": 90, "val": 50, "test": 70}},
+            expected={"patients": {"train": 90, "val": 50, "test": 70, "all": 210}},
         ),
         DatasetSpec(
             name="shenzhen",

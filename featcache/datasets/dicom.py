@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,40 +16,15 @@ from featcache.datasets.privacy import hashed_patient, patient_salt
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
 from featcache.datasets.volumes import chosen_slices
 from featcache.errors import DatasetError
-from featcache.records import Axis, Selector, Task
+from featcache.records import Selector, Task
+
+if TYPE_CHECKING:
+    from featcache.imaging.series import Scan, Series
 
 __all__ = ["load", "series_table"]
 
 _CODE = re.compile(r"[A-Z0-9]{1,16}")
 _KEYS = ("series", "patient", "path")
-
-
-class FoundSeries(Protocol):
-    """What the scanner of ``featcache.imaging`` tells of a series."""
-
-    @property
-    def uid(self) -> str:
-        """SeriesInstanceUID."""
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """Its files, in the order of the slices."""
-
-    @property
-    def modality(self) -> str | None:
-        """``CT``, ``MR``, ``CR`` …"""
-
-    @property
-    def axis(self) -> Axis | None:
-        """The axis of the canonical volume along which its files are slices; None if they are no volume."""
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What is odd about it."""
-
-    @property
-    def patient_id(self) -> str | None:
-        """As in the header."""
 
 
 def load(
@@ -65,8 +40,10 @@ def load(
 ) -> Dataset:
     """Scan a folder for DICOM files, with or without extension.
 
-    Series whose files are slices of one volume are stacks, a row a slice; every other file is an image of its own,
-    or with several frames a row a frame. Of the headers only UIDs, the modality and the patient's id are kept, and the
+    Series whose files are slices of one volume are stacks, a row a slice, also where they lie in several folders; every
+    other file is an image of its own, or with several frames a row a frame. Doses, segmentations, reports and other
+    objects that are no images are left out and counted in the notes; a damaged file keeps a row, so that the extraction
+    puts it into quarantine by name. Of the headers only UIDs, the modality and the patient's id are kept, and the
     id as a hash. Names of folders and files are kept as they are: rename them if they say who the patient is.
 
     Parameters
@@ -94,13 +71,16 @@ def load(
     DatasetError
         If there are no DICOM files, or the table does not fit them.
     """
-    from featcache.imaging.series import scan_series  # pydicom loads when this dataset is used
+    from featcache.imaging.series import scan_tree  # pydicom loads when this dataset is used
 
-    found: list[FoundSeries] = list(scan_series(root))
-    if not found:
-        raise DatasetError(f"dataset 'dicom' at {root}: no DICOM files", remedy="Expected ROOT/…/*.dcm.")
+    root = root.absolute()
+    scan = scan_tree(root, apart=_splits_at_top(root))
+    if not scan.series and not scan.damaged:
+        kinds = f"; {_counted(scan.left_out)} are no images" if scan.left_out else ""
+        raise DatasetError(f"dataset 'dicom' at {root}: no DICOM images{kinds}", remedy="Expected ROOT/…/*.dcm.")
     salt = None if keep_ids else patient_salt(home)
-    samples, notes = series_table(root, found, slices=slices, salt=salt)
+    samples, notes = series_table(root, scan.series, slices=slices, salt=salt, damaged=scan.damaged)
+    notes = (*notes, *_scan_notes(scan))
     labels: tuple[str, ...] = tuple(label_columns)
     if table is not None:
         samples, labels = _with_labels(samples, _table_file(root, table), labels, tuple(keep_columns), salt)
@@ -117,8 +97,38 @@ def load(
     )
 
 
+def _splits_at_top(root: Path) -> bool:
+    try:
+        tops = [place.name for place in root.iterdir() if place.is_dir() and not place.name.startswith(".")]
+    except OSError:
+        return False  # the scan says why
+    return bool(tops) and {normalized_split(name) for name in tops} <= set(SPLITS)
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(kinds.items()))
+
+
+def _scan_notes(scan: Scan) -> list[str]:
+    notes = []
+    if scan.left_out:
+        left = sum(scan.left_out.values())
+        notes.append(f"{left} DICOM files are no images and were left out: {_counted(scan.left_out)}.")
+    if scan.damaged:
+        notes.append(f"{len(scan.damaged)} DICOM files are damaged: {shown(scan.damaged)}.")
+    captures = sum(series.secondary_captures for series in scan.series)
+    if captures:
+        notes.append(f"{captures} files are secondary captures: look for text that is burned into their pixels.")
+    return notes
+
+
 def series_table(
-    root: Path, found: Sequence[FoundSeries], *, slices: str = "all", salt: bytes | None = None
+    root: Path,
+    found: Sequence[Series],
+    *,
+    slices: str = "all",
+    salt: bytes | None = None,
+    damaged: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The samples of scanned series.
 
@@ -132,6 +142,8 @@ def series_table(
         Which slices of a stack, which frames of a file.
     salt
         Of the hashes of patient ids; None keeps the ids.
+    damaged
+        Files that cannot be read, relative to the root: a row each, without patient and modality.
 
     Returns
     -------
@@ -143,7 +155,7 @@ def series_table(
     """
     rows: list[dict[str, Any]] = []
     odd = 0
-    for series in sorted(found, key=lambda series: (str(series.files[0].parent), series.uid)):
+    for series in sorted(found, key=lambda series: (str(series.folder), series.uid)):
         odd += bool(series.notes)
         patient = (series.patient_id or "").strip() or None
         modality = (series.modality or "").strip().upper()
@@ -152,7 +164,7 @@ def series_table(
             "series": series.uid,
             "modality": modality if _CODE.fullmatch(modality) else None,
         }
-        folder = series.files[0].parent.relative_to(root).as_posix()
+        folder = series.folder.relative_to(root).as_posix()
         if series.axis is not None and len(series.files) > 1:
             name = f"{folder}/{series.uid.rpartition('.')[2][-12:]}"
             for index in chosen_slices(slices, len(series.files)).tolist():
@@ -166,31 +178,19 @@ def series_table(
                 }
                 rows.append({**facts, **place, "volume": series.uid})
             continue
-        for file in series.files:
+        for file, frames in zip(series.files, series.frames, strict=True):
             path = file.relative_to(root).as_posix()
-            frames = _frames(file)
             if frames == 1:
                 rows.append({**facts, "id": path, "path": path, "selector": ""})
                 continue
             for index in chosen_slices(slices, frames).tolist():
                 place = {"id": f"{path}_{index:03}", "path": path, "selector": f'{{"frame":{index}}}', "index": index}
                 rows.append({**facts, **place, "volume": path})
+    rows += [{"id": path, "path": path, "selector": ""} for path in damaged]
     frame = pd.DataFrame(rows, columns=[*SAMPLE_COLUMNS, "modality", "series"])
     for column in frame.columns:
         frame[column] = frame[column].astype("Int64" if column == "index" else "str")
     return frame, ((f"{odd} series have gaps, repeated slices, mixed orientations or a tilt.",) if odd else ())
-
-
-def _frames(file: Path) -> int:
-    """NumberOfFrames of a file; 1 where it has none or cannot be read: the extraction then names it."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"], force=True)
-        return max(1, int(header.get("NumberOfFrames", 1) or 1))
-    except (InvalidDicomError, OSError, ValueError, TypeError, AttributeError):
-        return 1
 
 
 def _table_file(root: Path, table: Path | str) -> Path:

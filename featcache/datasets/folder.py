@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from featcache.datasets.base import Dataset, generic_name, sample_table
 from featcache.datasets.files import left_out_notes, walk
+from featcache.datasets.masks import mask_task, parallel_masks, with_masks
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
-from featcache.errors import DatasetError
+from featcache.errors import ConfigurationError, DatasetError
 from featcache.imaging import decoder_of
 from featcache.records import Task
 
 __all__ = ["load"]
 
 
-def load(root: Path, *, seed: int = 0) -> Dataset:
+def load(root: Path, *, masks: str = "", mask_classes: Sequence[str] | str = (), seed: int = 0) -> Dataset:
     """Read ``ROOT/<class>/…/*.png`` or ``ROOT/{train,val,test}/<class>/…/*.png``.
 
     The id of a sample is its path below the root. Files whose extension names no image are left out and
@@ -26,6 +28,11 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
     ----------
     root
         The folder.
+    masks
+        A folder below the root with masks under the paths of their images, in any image format:
+        ``masks/train/cat/7.png`` of ``train/cat/7.jpg``. They become the task ``segmentation``.
+    mask_classes
+        See :func:`featcache.datasets.table.load`.
     seed
         Of the split, where the folders give none.
 
@@ -36,7 +43,10 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
     """
     tree = walk(root)
     endings = {path[path.rfind(".") :] for path in tree.files}
-    images = tree.ending(*(ending for ending in endings if decoder_of(f"x{ending}") == "raster"))
+    images = tree.ending(*(ending for ending in endings if decoder_of(f"x{ending}") in {"raster", "tiff"}))
+    folder = masks.strip("/")
+    targets = [path for path in images if folder and path.startswith(f"{folder}/")]
+    images = [path for path in images if not (folder and path.startswith(f"{folder}/"))]
     parts = [path.split("/", 2) for path in images]
     has_splits = bool(images) and {normalized_split(first) for first in {part[0] for part in parts}} <= set(SPLITS)
     top = {part[0] for part in parts}
@@ -64,17 +74,26 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
     )
     names = pd.Series(images, dtype="str")
     samples = sample_table(names, names, split=split, patient=missing).assign(label=label)
+    mask_notes: tuple[str, ...] = ()
+    if folder:
+        samples, mask_notes = with_masks(samples, parallel_masks(targets, names, folder), root, f"folder {folder!r}")
+    elif mask_classes:
+        raise ConfigurationError("dataset 'folder': mask classes without masks", remedy="Pass masks=FOLDER.")
+    labels = (
+        (Task("label", "binary" if len(classes) == 2 else "multiclass", ("label",), classes),)
+        if len(classes) > 1
+        else ()
+    )
     return Dataset(
         name=generic_name(root),
         root=root,
         samples=samples,
-        tasks=(Task("label", "binary" if len(classes) == 2 else "multiclass", ("label",), classes),)
-        if len(classes) > 1
-        else (),
+        tasks=(*labels, mask_task(mask_classes)) if folder else labels,
         split_origin="folder" if has_splits else "none" if split.isna().all() else "seeded",
         notes=(
             *(() if has_splits else (_split_note(split, seed),)),
-            *left_out_notes(tree, foreign=len(tree.files) - len(images)),
+            *mask_notes,
+            *left_out_notes(tree, foreign=len(tree.files) - len(images) - len(targets)),
         ),
     )
 

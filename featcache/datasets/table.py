@@ -12,8 +12,9 @@ import pandas as pd
 
 from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name, sample_table
 from featcache.datasets.label_files import read_table
+from featcache.datasets.masks import mask_task, with_masks
 from featcache.datasets.splits import normalized_split, seeded_split
-from featcache.errors import DatasetError
+from featcache.errors import ConfigurationError, DatasetError
 from featcache.records import Task
 from featcache.registry import nearest
 
@@ -30,6 +31,8 @@ def load(
     patient_column: str = "patient",
     id_column: str | None = None,
     keep_columns: Sequence[str] = (),
+    mask_column: str | None = None,
+    mask_classes: Sequence[str] | str = (),
     seed: int = 0,
 ) -> Dataset:
     """Read a table of images.
@@ -52,6 +55,11 @@ def load(
         Default: the path is the id.
     keep_columns
         Further columns to keep: age, sex, view …
+    mask_column
+        Paths of mask files of the images' size, as the paths of images; empty where there is none. They become the
+        column ``mask`` and the task ``segmentation``.
+    mask_classes
+        Names of the mask's values 0, 1, 2 …, as a list or with commas; without them every value but 0 is foreground.
     seed
         Of the split by patient, where the table has no split column.
 
@@ -78,6 +86,15 @@ def load(
         split = seeded_split(stratum, patient, seed=seed)
     samples = sample_table(ids, paths, split=split, patient=patient)
     reserved = {*SAMPLE_COLUMNS, "digest"}
+    mask_notes: tuple[str, ...] = ()
+    if mask_column is not None:
+        given = _column(frame, mask_column, file).dropna().astype("str")
+        masks = relative_paths(given, root, file).set_axis(given.index).reindex(frame.index)
+        samples, mask_notes = with_masks(samples, masks, root, f"table {file}, column {mask_column!r}")
+        tasks = (*tasks, mask_task(mask_classes))
+        reserved |= {"mask", "mask_selector"}
+    elif mask_classes:
+        raise ConfigurationError("dataset 'table': mask classes without masks", remedy="Pass mask_column.")
     for column in (*labels, *keep_columns):
         if column in reserved:
             raise DatasetError(
@@ -90,7 +107,7 @@ def load(
         samples=samples,
         tasks=tasks,
         split_origin="table" if has_split else "none" if split.isna().all() else "seeded",
-        notes=() if has_split else (_split_note(split, patient, seed),),
+        notes=(*(() if has_split else (_split_note(split, patient, seed),)), *mask_notes),
     )
 
 

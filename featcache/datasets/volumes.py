@@ -75,7 +75,7 @@ def _opened(path: Path) -> tuple[Any, NDArray[np.float64]]:
     from nibabel.filebasedimages import ImageFileError
 
     try:
-        image = nibabel.load(path)
+        image = _by_content(path) if _mixed_case(path) else nibabel.load(path)
         if len(image.shape) not in (3, 4):
             raise DatasetError(f"{path} has the shape {image.shape}", remedy="Expected 3 or 4 dimensions.")
         order = nibabel.io_orientation(image.affine)
@@ -84,6 +84,23 @@ def _opened(path: Path) -> tuple[Any, NDArray[np.float64]]:
     if np.isnan(order).any():
         raise DatasetError(f"the affine of {path} cannot be inverted", remedy="Write the file again with its geometry.")
     return image, order
+
+
+def _mixed_case(path: Path) -> bool:
+    """``x.Nii.gz``: nibabel would look for ``x.nii.gz``, which a file system that tells them apart does not have."""
+    ending = path.name[len(volume_name(path.name)) :]
+    return ending not in {ending.lower(), ending.upper()}
+
+
+def _by_content(path: Path) -> Any:
+    import nibabel
+    from isal import igzip
+
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        content = igzip.decompress(content)  # type: ignore[no-untyped-call]
+    second = content[:4] in {(540).to_bytes(4, "little"), (540).to_bytes(4, "big")}
+    return (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_bytes(content)
 
 
 def chosen_slices(slices: str, count: int) -> NDArray[np.int64]:
@@ -157,7 +174,7 @@ def slice_table(
         try:
             shape, times = read_shape(root / volume.path)
         except DatasetError as error:
-            unreadable.append(error.message)
+            unreadable.append(error.message.replace(f"{root}/", ""))
             rows.append((volume, np.zeros(1, np.int64), None, False))
             continue
         if times > 1:
@@ -165,7 +182,7 @@ def slice_table(
         if mask is not None:
             problem = _mask_problem(root / mask, root / volume.path, shape, own_slices=slices == "foreground")
             if problem:
-                misfits.append(problem)
+                misfits.append(problem.replace(f"{root}/", ""))
                 mask = None
         chosen = chosen_slices(slices, shape[_AXIS_OF[axis]])
         if slices == "foreground":

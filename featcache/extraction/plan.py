@@ -238,8 +238,11 @@ def union_of(missing: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
 
 def _recipe(text: str, spec: ModelSpec, image_size: int | None, dataset: Dataset, registry_name: str) -> Preprocess:
     """The named recipe; ``auto`` by the dataset's modality, where its files have more than 8 bits."""
-    modality = DATASETS[registry_name].modality if registry_name in DATASETS else None
-    deep = bool(set(_decoders(dataset)) - {"array", "raster"})  # arrays of pictures have 8 bits as a rule
+    if "modality" in dataset.samples:  # what the headers of DICOM files say
+        modality: str | None = ", ".join(sorted(dataset.samples["modality"].dropna().unique()))
+    else:
+        modality = DATASETS[registry_name].modality if registry_name in DATASETS else None
+    deep = bool(set(_decoders(dataset)) - {"array", "raster", "tiff"})  # arrays of pictures have 8 bits as a rule
     return preset(text, spec, image_size, modality=modality, deep=deep)
 
 

@@ -103,8 +103,8 @@ def preview(
         for row, digest in enumerate(digests)
         if some.samples["id"].iloc[row] not in unreadable
     ]
-    # Samples of one file together: each volume is decoded once.
-    jobs.sort(key=lambda job: job.relative_path)
+    # Samples of one file or series together: each volume is decoded once.
+    jobs.sort(key=lambda job: (job.relative_path, job.sample.selector.series or ""))
     found = dict(zip((job.sample.id for job in jobs), _read(jobs, recipe), strict=True))
     tiles = tuple(
         PreviewTile(sample, label, None, unreadable[sample])

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from featcache.errors import ImageError
 from featcache.imaging.dicom_codecs import decoder_for
 from featcache.imaging.dicom_header import damaged, number, numbers, only_image_errors, read_header, transfer_syntax
+from featcache.imaging.dicom_padding import padded_pixels, without_padding
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import Values, joined, to_values
 from featcache.imaging.geometry import NoVolumeError, Stack
@@ -34,7 +35,8 @@ def load(path: Path, *, frames: bool = False) -> Image:
     """Decode a DICOM file to values in modality units.
 
     Rescaling or the modality LUT is applied (CT: Hounsfield units), MONOCHROME1 is inverted, palettes and YBR become
-    RGB. Windows and VOI LUTs are facts of the image and not applied.
+    RGB, and pixel padding takes the smallest value beside it. Windows and VOI LUTs are facts of the image and not
+    applied; overlays are not drawn.
 
     Parameters
     ----------
@@ -62,7 +64,9 @@ def _load(header: Dataset, *, frames: bool) -> Image:
     count = frame_count(header)
     facts = [frame_header(header, index) for index in range(count)]
     stored = decode(header)
-    values = [to_values(item, fact) for item, fact in zip([stored] if count == 1 else stored, facts, strict=True)]
+    frames_stored = [stored] if count == 1 else list(stored)
+    values = [to_values(item, fact) for item, fact in zip(frames_stored, facts, strict=True)]
+    values = without_padding(values, [padded_pixels(*pair) for pair in zip(frames_stored, facts, strict=True)])
     if count == 1:
         return _image("plane", np.ascontiguousarray(values[0].array), values, facts[0])
     if not frames:

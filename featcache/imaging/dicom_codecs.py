@@ -58,7 +58,7 @@ def decoder_for(syntax: str) -> Decoder:
     return decoder
 
 
-def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
+def decode_frame(src: bytes, runner: DecodeRunner) -> memoryview:
     """One compressed frame to little-endian samples; the runner is told how they are laid out.
 
     Parameters
@@ -70,14 +70,14 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
 
     Returns
     -------
-    bytes
-        rows x columns x samples, colour by pixel (RLE: colour by plane).
+    memoryview
+        Bytes of rows x columns x samples, colour by pixel (RLE: colour by plane); pydicom copies them once.
     """
     frame = _FRAME_DECODERS[runner.transfer_syntax](src, runner)
     expected = runner.rows * runner.columns * runner.samples_per_pixel
     if frame.size != expected:
         raise ValueError(f"the stream holds {frame.size} samples, the header says {expected}")
-    return frame.tobytes()
+    return np.ascontiguousarray(frame).data.cast("B")
 
 
 def _jpeg(src: bytes, runner: DecodeRunner) -> NDArray[Any]:

@@ -54,6 +54,8 @@ IMAGE_TAGS = (
     "HighBit",
     "PixelRepresentation",
     "SmallestImagePixelValue",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",

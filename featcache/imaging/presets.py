@@ -100,8 +100,8 @@ def preset(
     image_size
         Another input size in pixels; the resized side grows in proportion.
     modality
-        The dataset's, for ``auto``: CT gets the soft-tissue window, MRI the 0.5th to 99.5th percentile of its volume,
-        X-ray the model's own recipe with the range of the file.
+        The dataset's, for ``auto``: CT gets the soft-tissue window, MRI (MR) the 0.5th to 99.5th percentile of its
+        volume, X-ray (CR, DX, MG, RG) the model's own recipe with the range of the file.
     deep
         Whether the dataset has files of more than 8 bits, for ``auto``: others get the model's own recipe, whatever
         their modality.
@@ -139,8 +139,9 @@ _BY_MODALITY: dict[str, tuple[str, ...]] = {
     "CT": ("window=soft-tissue",),
     "MRI": ("percentile=0.5:99.5", "scope=volume"),
     "MR": ("percentile=0.5:99.5", "scope=volume"),
-    "X-RAY": (),
+    **dict.fromkeys(("X-RAY", "CR", "DX", "MG", "RG"), ()),
 }
+"""By the words of the registry and the modality codes of DICOM."""
 
 _CLIPS = ("window", "clip", "percentile", "percentile-zero")
 _FIELDS = {name: choices for name, choices in CHOICES.items() if name != "clip"} | {"antialias": ("on", "off")}

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF, BMP and WebP through Pillow; plain grey PNG and 16-bit colour PNG by faster or deeper decoders."""
+"""PNG, JPEG, BMP, WebP and TIFF of up to 8 bits through Pillow; grey and 16-bit PNG by faster or deeper decoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from featcache.errors import ImageError
 from featcache.imaging import png
 from featcache.records import Image, Selector
 
-__all__ = ["MAX_PIXELS", "load"]
+__all__ = ["MAX_PIXELS", "load", "picture", "upright"]
 
 MAX_PIXELS = 200_000_000
 """Larger pictures are refused before they are decoded: a small file can unpack to tens of gigabytes."""
@@ -84,25 +84,46 @@ def _deep_png(content: bytes) -> NDArray[Any]:
             f"the file is truncated or damaged ({error})", remedy="Copy it again from its source."
         ) from error
     array = array[..., 0] if array.shape[-1] == 2 else array[..., :3]
+    return np.ascontiguousarray(upright(array, orientation))
+
+
+def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn a picture as its EXIF or TIFF orientation says; a view where possible."""
     turn = _UPRIGHT.get(orientation)
-    return array if turn is None else np.ascontiguousarray(turn(array))
+    return array if turn is None else turn(array)
 
 
 def _with_pillow(path: Path, content: bytes | None = None) -> NDArray[Any]:
+    return picture(path if content is None else io.BytesIO(content), 0, _first_bytes(path))
+
+
+def picture(source: Path | io.BytesIO, page: int, start: bytes) -> NDArray[Any]:
+    """Decode one page with Pillow.
+
+    Parameters
+    ----------
+    source
+        The file, or its content.
+    page
+        Its number; 0 for what has one.
+    start
+        The first bytes, for the message where the content is no image.
+
+    Raises
+    ------
+    ImageError
+        If the content is no image, damaged or too large.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
-            with PillowImage.open(path if content is None else io.BytesIO(content)) as picture:
-                _refuse_bomb(picture.size)
-                if getattr(picture, "n_frames", 1) > 1 and picture.format == "TIFF":
-                    raise ImageError(
-                        f"the TIFF has {picture.n_frames} pages, expected one",  # type: ignore[attr-defined]
-                        remedy="Write one file a page.",
-                    )
-                return _pixels(ImageOps.exif_transpose(picture))
+            with PillowImage.open(source) as opened:
+                opened.seek(page)
+                _refuse_bomb(opened.size)
+                return _pixels(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise ImageError(
-            f"the content is no image that Pillow knows (it starts with {_first_bytes(path)!r})",
+            f"the content is no image that Pillow knows (it starts with {start!r})",
             remedy="Check that the download is complete and that the extension is right.",
         ) from None
     except PillowImage.DecompressionBombError:

@@ -13,7 +13,7 @@ from featcache.registry import load_dotted
 
 __all__ = ["DECODER_VERSIONS", "decoder_of", "files_of", "read", "unit_of"]
 
-DECODER_VERSIONS = {"array": 1, "dicom": 1, "itk": 1, "matlab": 1, "nifti": 1, "raster": 2}
+DECODER_VERSIONS = {"array": 1, "dicom": 2, "itk": 1, "matlab": 1, "nifti": 1, "raster": 2, "tiff": 1}
 """Semantic version of each decoder, part of the cache key of the datasets that use it.
 
 Raise one when a change makes that decoder return other pixels for some file.
@@ -26,6 +26,7 @@ _LOADERS = {
     "matlab": "featcache.imaging.matlab:load",
     "nifti": "featcache.imaging.nifti:load",
     "raster": "featcache.imaging.raster:load",
+    "tiff": "featcache.imaging.tiff:load",
 }
 _EXTENSIONS = {
     ".bmp": "raster",
@@ -43,8 +44,8 @@ _EXTENSIONS = {
     ".npz": "array",
     ".nrrd": "itk",
     ".png": "raster",
-    ".tif": "raster",
-    ".tiff": "raster",
+    ".tif": "tiff",
+    ".tiff": "tiff",
     ".webp": "raster",
 }
 _UNIT_FIELDS: dict[str, tuple[str, ...]] = {"array": ("array",), "matlab": ("array",), "nifti": ("time",)}
@@ -77,7 +78,8 @@ def decoder_of(path: PurePath | str, selector: Selector | None = None) -> str | 
 def unit_of(path: PurePath | str, selector: Selector) -> Selector:
     """The part of a selector that :func:`read` needs: samples of one path with equal units share one decoding.
 
-    All frames of a multi-frame DICOM file are decoded together, so ``frame`` is 0 for whichever is chosen.
+    All frames of a multi-frame DICOM file, and all pages of a TIFF, are decoded together, so ``frame`` is 0 for
+    whichever is chosen.
 
     Examples
     --------
@@ -89,7 +91,7 @@ def unit_of(path: PurePath | str, selector: Selector) -> Selector:
     if selector.series is not None:
         return Selector(series=selector.series)
     decoder = decoder_of(path)
-    if decoder == "dicom":
+    if decoder in {"dicom", "tiff"}:
         return Selector(frame=None if selector.frame is None else 0)
     return Selector(**{name: getattr(selector, name) for name in _UNIT_FIELDS.get(decoder or "", ())})
 

@@ -1,112 +1,53 @@
-"""DICOM series: the files of a folder grouped and put in order by where their slices lie, never by their names."""
+"""DICOM series: the files of a tree grouped and put in order by where their slices lie, never by their names."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import threading
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import DatasetError, FeatcacheWarning, ImageError
-from featcache.imaging.dicom import decode, load, modality, volume_of
-from featcache.imaging.dicom_header import damaged, is_dicom, only_image_errors, read_header
+from featcache.imaging.dicom import decode, load, volume_of
+from featcache.imaging.dicom_header import only_image_errors, read_header
+from featcache.imaging.dicom_padding import padded_pixels, without_padding
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import to_values
 from featcache.imaging.geometry import NoVolumeError, Stack
 from featcache.imaging.multiframe import frame_count, frame_header
-from featcache.imaging.orientation import canonical_shape
-from featcache.imaging.series_parts import File, Part, parts_of
-from featcache.records import Axis, Image
+from featcache.imaging.series_files import Folder, Group, Series, read_files, scan_folder, series_of
+from featcache.records import Image
 
-__all__ = ["Series", "find_series", "load_series", "scan_series"]
-
-_HEADER_TAGS = (
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "PatientID",
-    "Modality",
-    "ImageType",
-    "TemporalPositionIdentifier",
-    "AcquisitionNumber",
-    "InstanceNumber",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SamplesPerPixel",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "BitsAllocated",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-)
-_UID = re.compile(r"[0-9.]{0,64}")
-_EXTENSIONS = (".dcm", ".dicom", ".ima")
+__all__ = ["Scan", "Series", "find_series", "load_series", "scan_series", "scan_tree"]
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """The files of one series in one folder that belong together, from headers alone."""
+class Scan:
+    """What :func:`scan_tree` found below a folder."""
 
-    uid: str
-    """SeriesInstanceUID. Where a series falls into parts (a localizer before the slices, several time points), the
-    first has the UID itself, the others ``UID-2``, ``UID-3`` …. What is no UID is hashed; ``""`` is none."""
-    files: tuple[Path, ...]
-    """File ``i`` is slice ``i`` along ``axis`` of the volume; by their numbers where there is no volume."""
-    modality: str | None
-    """``CT``, ``MR``, …"""
-    axis: Axis | None
-    """The axis of the canonical volume nearest to the slices' normal; None if the files are no volume."""
-    shape: tuple[int, int, int] | None
-    """(X, Y, Z) of the canonical volume; None if the files are no volume: read each by itself."""
-    spacing: tuple[float, float, float] | None
-    """Its voxel size (x, y, z) in mm."""
-    notes: tuple[str, ...]
-    """Gaps, copies, mixed orientations, localizers, tilt: in sentences without any text of a header."""
-    patient_id: str = field(repr=False)
-    """PatientID as stored, ``""`` if there is none: hash it before it is written anywhere."""
-
-    @property
-    def n(self) -> int:
-        """Number of files, which is that of slices."""
-        return len(self.files)
-
-    @property
-    def volume(self) -> bool:
-        """Whether the files are slices of one volume, which :func:`load_series` gives."""
-        return self.shape is not None
+    series: tuple[Series, ...]
+    """In the order of folders and UIDs."""
+    left_out: Mapping[str, int]
+    """DICOM files that are no images (``RT dose``, ``report``, ``DICOMDIR`` …), and how many."""
+    damaged: tuple[str, ...]
+    """Files that should be DICOM and cannot be read, relative to the folder."""
 
 
-_lock = threading.Lock()
-_scanned: dict[Path, tuple[tuple[int, int], tuple[Series, ...], tuple[str, ...]]] = {}
+_State = tuple[int, int]
+
+_lock = threading.RLock()
+_folders: dict[Path, tuple[_State, Folder]] = {}
+_spread: dict[tuple[Path, Group], tuple[dict[Path, _State], list[Series]]] = {}
+"""Series that lie in several folders, by the folder that all of these are below, with the state of each."""
+_complete: set[Path] = set()
+"""Folders below which every spread series is known."""
 
 
 def scan_series(folder: Path) -> list[Series]:
-    """Find the DICOM series in a folder and the folders below it, from headers alone.
-
-    A series is what lies in one folder under one SeriesInstanceUID and can be one volume, or has no geometry at all;
-    see :attr:`Series.uid` for what falls into parts. Files without pixels and files of other kinds are passed over,
-    hidden files too; links to folders are not followed. A folder is read once a process, and again after its
-    modification time or number of files has changed.
-
-    Parameters
-    ----------
-    folder
-        Any folder.
-
-    Returns
-    -------
-    list of Series
-        In the order of folders and UIDs.
-
-    Raises
-    ------
-    DatasetError
-        If the folder or one below it cannot be listed.
+    """The series of :func:`scan_tree`, in its order.
 
     Warns
     -----
@@ -118,35 +59,73 @@ def scan_series(folder: Path) -> list[Series]:
     >>> scan_series(Path("docs"))
     []
     """
-    folder = folder.absolute()
-    found: list[Series] = []
-    damaged: list[str] = []
-    for place, subfolders, _ in os.walk(folder, onerror=_refuse_unreadable):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        series, unreadable = _scan_once(Path(place))
-        found += series
-        damaged += [os.path.relpath(f"{place}/{name}", folder) for name in unreadable]
-    if damaged:
-        more = " …" if len(damaged) > 3 else ""
+    scan = scan_tree(folder)
+    if scan.damaged:
+        more = " …" if len(scan.damaged) > 3 else ""
         warnings.warn(
-            f"{len(damaged)} files are damaged or no DICOM, and in no series: {', '.join(damaged[:3])}{more}",
+            f"{len(scan.damaged)} files are damaged or no DICOM, and in no series: {', '.join(scan.damaged[:3])}{more}",
             FeatcacheWarning,
             stacklevel=2,
         )
-    return found
+    return list(scan.series)
+
+
+def scan_tree(folder: Path, *, apart: bool = False) -> Scan:
+    """Find the DICOM series in a folder and the folders below it, from headers alone.
+
+    A series is what lies under one SeriesInstanceUID and can be one volume, or has no geometry at all; see
+    :attr:`Series.uid` for what falls into parts. Where several folders hold files of one patient, study and series,
+    they are put together if that makes a volume of them; time points or copies that are whole volumes, each in a folder
+    of its own, stay apart. Files of other kinds, hidden files, and DICOM files that are no images are passed over;
+    links to folders are not followed. A folder is read once a process, and again after its modification time or number
+    of files has changed.
+
+    Parameters
+    ----------
+    folder
+        Any folder.
+    apart
+        Put nothing together across the folders at its top, because they are splits.
+
+    Raises
+    ------
+    DatasetError
+        If the folder or one below it cannot be listed.
+    """
+    folder = folder.absolute()
+    found: list[Series] = []
+    left_out: Counter[str] = Counter()
+    damaged: list[str] = []
+    with _lock:
+        for place in _places(folder):
+            content = _scan_once(place)
+            found += content.series
+            left_out.update(content.left_out)
+            damaged += [(place / name).relative_to(folder).as_posix() for name in content.damaged]
+        tops: dict[str, list[Series]] = {}
+        for series in found:
+            below = series.folder.relative_to(folder).parts[:1] if apart else ()
+            tops.setdefault("".join(below), []).append(series)
+        found = [series for top in tops.values() for series in _put_together(top)]
+        _complete.update(folder / top for top in tops)
+    return Scan(tuple(found), left_out, tuple(damaged))
 
 
 def find_series(folder: Path, uid: str) -> Series:
-    """The series with this :attr:`Series.uid` among the files that lie directly in a folder.
+    """The series with this :attr:`Series.uid` and :attr:`Series.folder`.
 
     Raises
     ------
     ImageError
         If the folder is missing or has no such series.
     """
+    folder = folder.absolute()
     try:
-        found = [series for series in _scan_once(folder.absolute())[0] if series.uid == uid]
-    except (FileNotFoundError, NotADirectoryError):
+        with _lock:
+            if not _complete.intersection((folder, *folder.parents)):
+                scan_tree(folder)
+            found = [series for series in (*_known_spread(folder), *_scan_once(folder).series) if series.uid == uid]
+    except (DatasetError, FileNotFoundError, NotADirectoryError):
         raise ImageError("the folder of the series does not exist", remedy="Restore it, or scan anew.") from None
     if not found:
         raise ImageError(
@@ -180,7 +159,7 @@ def load_series(files: Sequence[Path]) -> Image:
     if len(files) == 1:
         return load(files[0])
     with header_text_kept_inside():
-        headers, values = [], []
+        headers, values, padding = [], [], []
         for path in files:
             try:
                 with only_image_errors():
@@ -188,7 +167,9 @@ def load_series(files: Sequence[Path]) -> Image:
                     if frame_count(header) > 1:
                         raise ImageError("it has several frames, expected one", remedy="Read the files one by one.")
                     headers.append(frame_header(header, 0))
-                    values.append(to_values(decode(header), headers[-1]))
+                    stored = decode(header)
+                    padding.append(padded_pixels(stored, headers[-1]))
+                    values.append(to_values(stored, headers[-1]))
             except ImageError as error:
                 raise ImageError(f"slice file {path.name!r}: {error.message}", remedy=error.remedy) from None
             except OSError as error:
@@ -203,76 +184,76 @@ def load_series(files: Sequence[Path]) -> Image:
                 f"the {len(files)} files of the series are no volume: {error}",
                 remedy="Read the files one by one, as single images.",
             ) from None
+        values = without_padding(values, padding)
         return volume_of([values[index] for index in stack.order], stack, headers[0])
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    for place, subfolders, _ in os.walk(folder, onerror=_refuse_unreadable):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield Path(place)
 
 
 def _refuse_unreadable(error: OSError) -> None:
     raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
 
 
-def _scan_once(folder: Path) -> tuple[tuple[Series, ...], tuple[str, ...]]:
-    """Series and unreadable files of one folder, remembered."""
-    with _lock:  # one scan at a time: the second thread that asks for a folder finds it here
-        state = (folder.stat().st_mtime_ns, len(os.listdir(folder)))  # noqa: PTH208 - ten times faster
-        known = _scanned.get(folder)
+def _state(folder: Path) -> _State:
+    return folder.stat().st_mtime_ns, len(os.listdir(folder))  # noqa: PTH208 - ten times faster
+
+
+def _scan_once(folder: Path) -> Folder:
+    """What lies in one folder, remembered; the second thread that asks for a folder finds it here."""
+    with _lock:
+        state = _state(folder)
+        known = _folders.get(folder)
         if known is None or known[0] != state:
-            known = _scanned[folder] = (state, *_scan(folder))
-        return known[1], known[2]
+            known = _folders[folder] = (state, scan_folder(folder))
+        return known[1]
 
 
-def _scan(folder: Path) -> tuple[tuple[Series, ...], tuple[str, ...]]:
-    groups: dict[str, list[File]] = {}
-    unreadable = []
-    with header_text_kept_inside():
-        for path in sorted(folder.iterdir()):
-            if path.name.startswith(".") or not path.is_file():
-                continue
-            try:
-                file = _file(path)
-            except (ImageError, OSError):
-                unreadable.append(path.name)
-                continue
-            if file is not None:
-                groups.setdefault(_uid(file), []).append(file)
-        series = [
-            _series(uid, place, part) for uid in sorted(groups) for place, part in enumerate(parts_of(groups[uid]))
-        ]
-    return tuple(series), tuple(unreadable)
+def _put_together(found: Sequence[Series]) -> list[Series]:
+    """Replace the pieces of series that lie in several folders by their whole, where that is a volume."""
+    pieces: dict[Group, list[Series]] = {}
+    for series in found:
+        if all(series.group):
+            pieces.setdefault(series.group, []).append(series)
+    whole: dict[Group, list[Series]] = {}
+    taken = {(series.folder, series.uid) for series in found}
+    for group, parts in pieces.items():
+        if len({part.folder for part in parts}) > 1:
+            made = _whole(group, parts)
+            own = {(part.folder, part.uid) for part in parts}
+            if made and not {(series.folder, series.uid) for series in made} & (taken - own):
+                whole[group] = made
+    if not whole:
+        return list(found)
+    kept = [series for series in found if series.group not in whole]
+    kept += [series for made in whole.values() for series in made]
+    return sorted(kept, key=lambda series: (series.folder.parts, series.uid))
 
 
-def _file(path: Path) -> File | None:
-    """A file with pixels; None for one of another kind, and for DICOM without pixels."""
-    with path.open("rb") as file:
-        if not is_dicom(file.read(132)) and path.suffix.lower() not in _EXTENSIONS:
-            return None
-    with only_image_errors():
-        header = read_header(path, _HEADER_TAGS, pixels=False)
-        if not header.get("BitsAllocated") or not header.get("Rows"):
-            return None
-        if min(int(header.Rows), int(header.Columns)) < 1:
-            raise damaged("its size is not positive", ValueError())
-        return File(path, frame_header(header, 0), frame_count(header))
+def _whole(group: Group, pieces: Sequence[Series]) -> list[Series]:
+    """The files of all pieces as one series; nothing if that makes no volume out of them."""
+    folders = sorted({file.parent for piece in pieces for file in piece.files})
+    common = Path(os.path.commonpath(folders))
+    states = {folder: _state(folder) for folder in folders}
+    known = _spread.get((common, group))
+    if known is None or known[0] != states:
+        files, _, _ = read_files(sorted({file for piece in pieces for file in piece.files}))
+        made = series_of(common, files) if files else []
+        across = any(series.volume and len({file.parent for file in series.files}) > 1 for series in made)
+        if len(made) >= len(pieces) or not across:
+            made = []
+        known = _spread[common, group] = states, made
+    return known[1]
 
 
-def _uid(file: File) -> str:
-    """The UID if it is one; what is none may be any text and is hashed."""
-    uid = str(file.header.get("SeriesInstanceUID") or "")
-    return uid if _UID.fullmatch(uid) else f"x{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
-
-
-def _series(uid: str, place: int, part: Part) -> Series:
-    first = part.files[0].header
-    shape, spacing = None, None
-    if part.stack is not None:
-        counts = (int(first.Columns), int(first.Rows), len(part.files))
-        shape, spacing = canonical_shape(counts, part.stack.affine)
-    return Series(
-        uid=uid if place == 0 else f"{uid}-{place + 1}",
-        files=tuple(file.path for file in part.files),
-        modality=modality(first),
-        axis=None if part.stack is None else part.stack.axis,
-        shape=shape,
-        spacing=spacing,
-        notes=part.notes,
-        patient_id=str(first.get("PatientID") or ""),
-    )
+def _known_spread(folder: Path) -> list[Series]:
+    """Series that are spread over folders below this one, and nothing higher up; scanned anew where they changed."""
+    entries = [entry for (common, _), entry in _spread.items() if common == folder]
+    if any(_state(place) != state for states, _ in entries for place, state in states.items()):
+        scan_tree(folder)
+        entries = [entry for (common, _), entry in _spread.items() if common == folder]
+        entries = [entry for entry in entries if all(_state(place) == state for place, state in entry[0].items())]
+    return [series for _, made in entries for series in made]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 import featcache
 from featcache.datasets import load_dataset
@@ -16,41 +16,41 @@ from featcache.datasets.dicom import series_table
 from featcache.datasets.privacy import hashed_patient, patient_salt
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.imaging import read, select
-from featcache.imaging.series import scan_series
-from featcache.records import Axis, Selector
+from featcache.imaging.series import Series, scan_series
+from featcache.records import Selector
 from tests.datasets.miniatures import dicom
 from tests.datasets.miniatures.files import write_lines
+from tests.imaging.test_dicom import make, save
 from tests.imaging.test_series import AXIAL, CORONAL, SAGITTAL, write_series
 
 
-@dataclass(frozen=True)
-class Found:
-    """A scanned series, put together by hand from the files of the miniature."""
-
-    uid: str
-    files: tuple[Path, ...]
-    modality: str | None
-    patient_id: str | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def axis(self) -> Axis | None:
-        """The miniature's stacks are axial."""
-        return "axial" if len(self.files) > 1 else None
-
-
-def scanned(root: Path) -> list[Found]:
+def scanned(root: Path) -> list[Series]:
     """Group by the header's UID and order by position: an independent, plain reading."""
-    groups: dict[str, list[tuple[float, Path]]] = {}
-    headers = {}
+    groups: dict[str, list[tuple[float, Path, pydicom.Dataset]]] = {}
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        groups.setdefault(header.SeriesInstanceUID, []).append((header.ImagePositionPatient[2], path))
-        headers[header.SeriesInstanceUID] = header
-    return [
-        Found(uid, tuple(path for _, path in sorted(files)), headers[uid].Modality, headers[uid].PatientID)
-        for uid, files in groups.items()
-    ]
+        groups.setdefault(header.SeriesInstanceUID, []).append((header.ImagePositionPatient[2], path, header))
+    return [found(uid, sorted(files, key=lambda file: file[0])) for uid, files in groups.items()]
+
+
+def found(uid: str, files: list[tuple[float, Path, pydicom.Dataset]], **changes: object) -> Series:
+    """A series of the miniature, whose stacks are axial."""
+    header = files[0][2]
+    facts = {
+        "uid": uid,
+        "folder": files[0][1].parent,
+        "files": tuple(path for _, path, _ in files),
+        "frames": tuple(int(header.get("NumberOfFrames", 1)) for _, _, header in files),
+        "modality": header.Modality,
+        "axis": "axial" if len(files) > 1 else None,
+        "shape": None,
+        "spacing": None,
+        "notes": (),
+        "secondary_captures": 0,
+        "patient_id": header.PatientID,
+        "group": (header.PatientID, header.StudyInstanceUID, uid),
+    }
+    return Series(**facts | changes)  # type: ignore[arg-type]
 
 
 def test_series_are_slices_and_other_files_are_images_or_frames(tmp_path: Path) -> None:
@@ -83,8 +83,9 @@ def test_nothing_of_the_header_but_uids_modality_and_hash_is_kept(tmp_path: Path
 
 def test_a_modality_that_is_no_code_is_not_kept(tmp_path: Path) -> None:
     root = dicom.make(tmp_path / "data")
-    found = Found("1.2.3", (root / "case1/cr/IM0001",), "John Doe's scan", None, ("gap",))
-    samples, notes = series_table(root, [found])
+    path = root / "case1/cr/IM0001"
+    odd = found("1.2.3", [(0.0, path, pydicom.dcmread(path))], modality="John Doe's scan", notes=("gap",))
+    samples, notes = series_table(root, [odd])
     assert samples["modality"].isna().all()
     assert notes == ("1 series have gaps, repeated slices, mixed orientations or a tilt.",)
 
@@ -154,3 +155,76 @@ def test_a_stack_is_sliced_as_it_was_acquired(tmp_path: Path, orientation: tuple
     assert (report.failed, report.rows) == (0, 4)
     series.files[1].write_bytes(series.files[1].read_bytes()[:-3])
     assert featcache.extract("pixels", dataset, registry_name="dicom", image_size=16).failed == 4
+
+
+def test_a_series_in_several_folders_is_one_volume(tmp_path: Path) -> None:
+    """One folder a slice, as some archives export; the same rows and pixels as from one folder."""
+    (tmp_path / "flat").mkdir()
+    files = write_series(tmp_path / "flat", AXIAL, [0, 2, 4, 6])
+    expected = read(tmp_path / "flat", Selector(series="1.2.3.4"))
+    for place, file in enumerate(files):
+        folder = tmp_path / "deep" / "study" / f"IM{(place * 3) % 4}"
+        folder.mkdir(parents=True)
+        file.rename(folder / "image")
+    dataset = load_dataset("dicom", root=tmp_path / "deep")
+    assert dataset.samples["path"].tolist() == ["study"] * 4
+    assert dataset.samples["volume"].tolist() == ["1.2.3.4"] * 4
+    image = read(dataset.sample(0).path, dataset.sample(0).selector)
+    np.testing.assert_array_equal(image.array, expected.array)
+    report = featcache.extract("pixels", dataset, registry_name="dicom", image_size=16)
+    assert (report.failed, report.rows) == (0, 4)
+    assert featcache.extract("pixels", dataset, registry_name="dicom", image_size=16).computed == 0
+
+
+def test_volumes_of_two_splits_or_of_two_time_points_stay_apart(tmp_path: Path) -> None:
+    for name, depths in (("train/a", [0, 2]), ("test/b", [4, 6])):
+        (tmp_path / "split" / name).mkdir(parents=True)
+        write_series(tmp_path / "split" / name, AXIAL, depths)
+    assert load_dataset("dicom", root=tmp_path / "split", allow_patient_overlap=True).split_origin == "folder"
+    for name in ("t1", "t2"):
+        (tmp_path / "times" / name).mkdir(parents=True)
+        write_series(tmp_path / "times" / name, AXIAL, [0, 2])
+    assert set(load_dataset("dicom", root=tmp_path / "times").samples["path"]) == {"t1", "t2"}
+
+
+def test_what_is_no_image_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    names = {
+        "rtdose.dcm": "1 RT dose",
+        "rtstruct.dcm": "1 RT structure set",
+        "rtplan.dcm": "RT plan or record",
+        "liver_1frame.dcm": "1 segmentation, registration or fiducials",
+        "test-SR.dcm": "1 report",
+        "waveform_ecg.dcm": "1 waveform",
+        "DICOMDIR": "1 DICOMDIR",
+    }
+    for name in names:
+        source = Path(str(get_testdata_file(name)))
+        (tmp_path / name).write_bytes(source.read_bytes())
+    with pytest.raises(DatasetError, match="no DICOM images; 1 DICOMDIR, 1 RT dose"):
+        load_dataset("dicom", root=tmp_path)
+    pdf = make(np.zeros((4, 4), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1")
+    save(pdf, tmp_path / "letter.dcm")
+    for name in ("CT_small.dcm", "SC_rgb_small_odd.dcm"):
+        (tmp_path / name).write_bytes(Path(str(get_testdata_file(name))).read_bytes())
+    dataset = load_dataset("dicom", root=tmp_path)
+    assert set(dataset.samples["id"]) == {"CT_small.dcm", "SC_rgb_small_odd.dcm"}
+    (note,) = [note for note in dataset.notes if "no images" in note]
+    assert note.startswith("8 DICOM files")
+    for said in (*names.values(), "1 encapsulated document"):
+        assert said in note
+    assert any("1 files are secondary captures" in note for note in dataset.notes)
+
+
+def test_damaged_files_keep_a_row_and_go_into_quarantine(tmp_path: Path) -> None:
+    root = dicom.make(tmp_path / "data")
+    (root / "case1" / "empty.dcm").write_bytes(b"")
+    (root / "case2" / "page.DCM").write_bytes(b"<!DOCTYPE html>")
+    dataset = load_dataset("dicom", root=root)
+    assert {"case1/empty.dcm", "case2/page.DCM"} <= set(dataset.samples["id"])
+    assert any("2 DICOM files are damaged" in note for note in dataset.notes)
+    report = featcache.extract("pixels", dataset, registry_name="dicom", image_size=16)
+    assert {(failure.path, bool(failure.remedy)) for failure in report.failures} == {
+        ("case1/empty.dcm", True),
+        ("case2/page.DCM", True),
+    }
+    assert report.failed == 2

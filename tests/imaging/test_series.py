@@ -327,8 +327,8 @@ def test_a_folder_is_scanned_again_only_when_it_changed(tmp_path: Path, monkeypa
 
     write_series(tmp_path, AXIAL, [0, 2])
     scans = []
-    scan = module._scan
-    monkeypatch.setattr(module, "_scan", lambda folder: scans.append(folder) or scan(folder))
+    scan = module.scan_folder
+    monkeypatch.setattr(module, "scan_folder", lambda folder: scans.append(folder) or scan(folder))
     first = scan_series(tmp_path)
     assert scan_series(tmp_path) == first
     assert len(scans) == 1

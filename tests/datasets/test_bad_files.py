@@ -1,0 +1,156 @@
+"""One bad file never ends a run: every kind of damage that the project promises to survive, through an extraction."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+import featcache
+from featcache.datasets import load_dataset
+from featcache.errors import DatasetError
+from tests.datasets.miniatures.files import write_lines, write_png, write_volume
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG whose header promises a picture and which has next to no pixels (PNG specification, 11.2.2)."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Ten good pictures of two classes."""
+    for label in ("a", "b"):
+        for number in range(5):
+            write_png(tmp_path / label / f"{number}.png", seed=number)
+    return tmp_path
+
+
+def extracted(root: Path, name: str, **options: object) -> featcache.ExtractionReport:
+    return featcache.extract("pixels", name, root=root, image_size=16, **options)  # type: ignore[arg-type]
+
+
+BAD = {
+    "truncated": (lambda good: good[: len(good) // 2], "truncated"),
+    "empty": (lambda good: b"", "empty (0 bytes)"),
+    "page": (lambda good: b"<!DOCTYPE html><html>404</html>", "no image"),
+    "bomb": (lambda good: png_header(50_000, 50_000), "more than the limit"),
+}
+
+
+def test_bad_pictures_are_quarantined_by_name_and_the_others_embedded(pictures: Path) -> None:
+    good = (pictures / "a" / "0.png").read_bytes()
+    for name, (damage, _) in BAD.items():
+        (pictures / "b" / f"{name}.PNG").write_bytes(damage(good))
+    report = extracted(pictures, "folder")
+    assert report.rows == 10
+    found = {Path(failure.path).stem: failure for failure in report.failures}
+    assert found.keys() == BAD.keys()
+    for name, (_, reason) in BAD.items():
+        assert reason in found[name].reason
+        assert found[name].remedy
+    assert extracted(pictures, "folder").computed == 0
+
+
+def test_files_that_are_missing_or_may_not_be_read_are_quarantined(pictures: Path) -> None:
+    lines = ["path,label", *(f"a/{number}.png,a" for number in range(5)), "a/gone.png,b", "a\\0.png,a"]
+    write_lines(pictures / "t.csv", [*lines[:-1]], bom=True, newline="\r\n")
+    report = extracted(pictures, "table")
+    assert (report.rows, [failure.path for failure in report.failures]) == (5, ["a/gone.png"])
+
+
+def test_constant_pictures_are_embedded_with_a_warning_and_constant_slices_without(tmp_path: Path) -> None:
+    for number in range(3):
+        write_png(tmp_path / "p" / "a" / f"{number}.png", seed=number)
+    write_png(tmp_path / "p" / "b" / "flat.png", np.full((12, 10), 7, np.uint8))
+    report = extracted(tmp_path / "p", "folder")
+    assert (report.rows, report.failed) == (4, 0)
+    assert any("constant" in note or "equal" in note for note in report.notes), report.notes
+    volume = np.zeros((6, 6, 5), np.int16)
+    volume[..., 2] = np.arange(36).reshape(6, 6)
+    (tmp_path / "v").mkdir()
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v" / "x.nii.gz")
+    report = extracted(tmp_path / "v", "nifti")
+    assert (report.rows, report.failed) == (5, 0)
+    assert not any("constant" in note for note in report.notes)
+
+
+def test_bad_volumes_are_quarantined_by_name_and_the_others_embedded(tmp_path: Path) -> None:
+    for name in ("good1", "good2"):
+        write_volume(tmp_path / f"{name}.nii.gz")
+    content = (tmp_path / "good1.nii.gz").read_bytes()
+    (tmp_path / "truncated.NII.GZ").write_bytes(content[:-30])
+    (tmp_path / "empty.nii").write_bytes(b"")
+    (tmp_path / "page.nii").write_bytes(b"<!DOCTYPE html>" * 40)
+    broken = np.ones((4, 4, 2), np.float32)
+    for name, value in (("nan", np.nan), ("inf", np.inf)):
+        broken[1, 1, 1] = value
+        nibabel.save(nibabel.Nifti1Image(broken, np.eye(4)), tmp_path / f"{name}.nii")
+    image = nibabel.Nifti1Image(np.ones((4, 4, 2), np.int16), None)
+    image.header.set_sform(np.diag([1.0, 1, 0, 1]), code=1)
+    image.header.set_qform(None, code=0)
+    nibabel.save(image, tmp_path / "flat.nii")
+    report = extracted(tmp_path, "nifti")
+    assert report.rows == 12
+    names = {Path(failure.path).name for failure in report.failures}
+    assert names == {"truncated.NII.GZ", "empty.nii", "page.nii", "nan.nii", "inf.nii", "flat.nii"}
+    assert all(failure.remedy for failure in report.failures)
+    assert not any(str(tmp_path) in note for note in report.notes)
+
+
+@pytest.mark.parametrize("name", ["a.NII.GZ", "a.Nii.gz", "a.nii.Gz", "b.NII", "b.Nii"])
+def test_extensions_of_volumes_may_be_in_any_case(tmp_path: Path, name: str) -> None:
+    write_volume(tmp_path / name.lower(), orientation="RAS")
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    report = extracted(tmp_path, "nifti")
+    assert (report.rows, report.failed) == (6, 0)
+
+
+def test_labels_of_another_size_and_unknown_volumes_are_said(tmp_path: Path) -> None:
+    write_volume(tmp_path / "images" / "a.nii.gz")
+    write_volume(tmp_path / "labels" / "a.nii.gz", (8, 7, 5), values=2)
+    write_volume(tmp_path / "images" / "b.nii.gz")
+    dataset = load_dataset("nifti", root=tmp_path)
+    assert dataset.samples["mask"].isna().all()
+    assert any("1 masks do not fit" in note and "(8, 7, 5)" in note for note in dataset.notes)
+    write_lines(tmp_path / "t.csv", ["volume,label", "a,x", "zebra,y"])
+    with pytest.raises(DatasetError, match="zebra"):
+        load_dataset("nifti", root=tmp_path, table="t.csv")
+
+
+def test_links_in_circles_do_not_keep_a_folder_busy(pictures: Path) -> None:
+    (pictures / "a" / "again").symlink_to(pictures, target_is_directory=True)
+    (pictures / "a" / "self.png").symlink_to(pictures / "a" / "self.png")
+    report = extracted(pictures, "folder")
+    assert report.rows == 10
+    assert [failure.path for failure in report.failures] == ["a/self.png"]
+    assert any("links to folders were not followed" in note for note in report.notes)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_picture_is_quarantined(pictures: Path) -> None:
+    (pictures / "a" / "0.png").chmod(0)
+    report = extracted(pictures, "folder")
+    assert (report.rows, [failure.path for failure in report.failures]) == (9, ["a/0.png"])
+
+
+def test_the_good_pictures_are_what_they_were(pictures: Path) -> None:
+    """The damage beside it does not change a row."""
+    before = extracted(pictures, "folder")
+    clean = featcache.open(before.store)["cls"][:]
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(pictures / "b" / "later.png")
+    (pictures / "b" / "later.png").write_bytes((pictures / "b" / "later.png").read_bytes()[:40])
+    after = extracted(pictures, "folder")
+    assert (after.computed, after.failed) == (0, 1)
+    np.testing.assert_array_equal(featcache.open(after.store)["cls"][:][:10], clean)
