@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from featcache.errors import StoreCorruptError, StoreNotFoundError, StoreVersionError
 from featcache.records import Failure
 from featcache.store.backend import FORMAT_VERSION
+from featcache.store.keys import Key
 from featcache.store.segments import Segment, read_segments
-from featcache.store.zarr_layout import ArrayLayout, chunk_file, chunk_name, decode_strings
+from featcache.store.zarr_layout import ArrayLayout, chunk_file, chunk_name, decode_strings, layouts_of
 
 __all__ = ["ZarrBackend", "quarantine_document", "quarantine_file", "read_attributes", "read_layout", "read_quarantine"]
 
@@ -188,11 +189,14 @@ def read_attributes(path: Path) -> dict[str, Any]:
         version = int(attributes["format_version"])
         fields = {"key", "spec", "families", "chunk_rows", "provenance"}
         complete = version > FORMAT_VERSION or fields <= set(attributes)
+        if complete and version <= FORMAT_VERSION:
+            Key.from_dict(attributes["spec"])
+            layouts_of(attributes)
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFoundError(
             f"no feature store at {path}", remedy="`featcache list` shows the stores of the home."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreCorruptError(
             f"{file} is not the metadata of a featcache store ({error!r})", remedy=_DAMAGED
         ) from error

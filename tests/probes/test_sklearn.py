@@ -62,7 +62,7 @@ def test_scikit_learns_checks_pass(estimator: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = check_estimator(estimator, expected_failed_checks=expected, on_fail=None, on_skip=None)
-    failed = {check["check_name"]: str(check["exception"]) for check in found if check["status"] == "failed"}
+    failed = {check["check_name"]: repr(check["exception"]) for check in found if check["status"] == "failed"}
     assert not failed
     # A check that has come to pass leaves the list.
     assert {check["check_name"] for check in found if check["status"] == "xfail"} == set(expected)

@@ -79,6 +79,21 @@ def test_leftovers_of_a_crash_are_no_problem(store: Path) -> None:
     assert verify_store(store) == []
 
 
+def test_a_flip_anywhere_in_a_document_is_a_problem_and_never_a_crash(store: Path) -> None:
+    """Also where the flipped byte leaves valid JSON with another name or number in it."""
+    for path in files_of(store):
+        if path.suffix != ".json":
+            continue
+        content = path.read_bytes()
+        for place in range(0, len(content), 1 + len(content) // 60):
+            flipped = bytearray(content)
+            flipped[place] ^= 4
+            path.write_bytes(flipped)
+            assert verify_store(store), f"{path.name}, byte {place}"
+        path.write_bytes(content)
+    assert verify_store(store) == []
+
+
 def damage_one(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
