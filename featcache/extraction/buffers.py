@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
@@ -81,14 +82,22 @@ class Buffers:
         flat = torch.frombuffer(self._kept[kind], dtype=torch.uint8)
         return flat.reshape(self.depth, self.batch_size, 3, size, size)[slot]
 
-    def pin(self) -> None:
-        """Let CUDA copy from here while it computes; without effect where it refuses."""
+    @contextlib.contextmanager
+    def pinned(self, device: str) -> Iterator[None]:
+        """Let CUDA copy from here while it computes; nothing for other devices, or where CUDA refuses."""
         import torch
 
-        for kind in range(len(self.sizes)):
-            flat = torch.frombuffer(self._memory[kind], dtype=torch.float32)
-            runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-            runtime.cudaHostRegister(flat.data_ptr(), flat.nbytes, 0)
+        if not device.startswith("cuda"):
+            yield
+            return
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        flats = [torch.frombuffer(memory, dtype=torch.float32) for memory in self._memory]
+        held = [flat for flat in flats if int(runtime.cudaHostRegister(flat.data_ptr(), flat.nbytes, 0)) == 0]
+        try:
+            yield
+        finally:
+            for flat in held:
+                runtime.cudaHostUnregister(flat.data_ptr())
 
 
 def _shared(size: int, context: BaseContext) -> Any:

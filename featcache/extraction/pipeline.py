@@ -89,9 +89,10 @@ def run_pipeline(
     ]
     begin = time.perf_counter()
     kinds = [Recipe(recipe, (kept or {}).get(recipe), recipe in (keeping or {})) for recipe in recipes]
-    with Readers(jobs, batches, kinds, batch_size=batch_size, workers=workers) as readers:
-        if device.startswith("cuda"):
-            readers.buffers.pin()
+    with (
+        Readers(jobs, batches, kinds, batch_size=batch_size, workers=workers) as readers,
+        readers.buffers.pinned(device),
+    ):
         sinks = [
             [Sink(target, _shapes(stream.encoder), jobs) for target in stream.targets if target.jobs]
             for stream in streams
