@@ -1,6 +1,6 @@
 """Encoders against the eager loop that scripts use, as images/s and as a share of the device's matmul limit.
 
-    python benchmarks/encoders.py                                           # ViT-S/14 at 224 px, about 2 minutes on 2 cores
+    python benchmarks/encoders.py --size 224                                # ViT-S/14 at 224 px, 2 minutes
     python benchmarks/encoders.py --device cuda --models dinov2_vitl14 --batch-sizes 32 256
 
 Networks are of real size with seeded random weights, saved as a checkpoint and loaded as a user's would be. What a
@@ -24,16 +24,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
 
 import torch
 
-from featcache.models import Encoder, load_encoder, locate_weights, resolve_model
+from featcache.models import CompileMode, Encoder, Precision, load_encoder, locate_weights, resolve_model
+from featcache.models.openvino_runtime import openvino_version
 
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -115,6 +115,17 @@ def forms_of(load: Callable[[], Encoder], device: str, precisions: tuple[Precisi
     forms = [script(load(), device)]
     for precision in precisions:
         forms.append(Form(f"featcache {precision}", precision, load().to(device, precision).encode))
+    if device.startswith("cuda"):
+        modes: tuple[CompileMode, ...] = ("default", "reduce-overhead")
+        forms += [
+            Form(f"featcache bf16, compiled ({mode})", "bf16", load().to(device, "bf16", compiled=mode).encode)
+            for mode in modes
+        ]
+    elif openvino_version() is not None:
+        forms += [
+            Form(f"featcache {precision}, openvino", precision, load().to(device, precision, runtime="openvino").encode)
+            for precision in precisions
+        ]
     return forms
 
 

@@ -131,7 +131,18 @@ def why(model: str, dataset: str, root: Path | None, as_json: bool, **options: A
             click.echo(f"  {difference}")
 
 
-_KEY_OPTIONS = ("home", "weights", "preprocess", "image_size", "precision", "dtype", "device", "patches", "format")
+_KEY_OPTIONS = (
+    "home",
+    "weights",
+    "preprocess",
+    "image_size",
+    "precision",
+    "runtime",
+    "dtype",
+    "device",
+    "patches",
+    "format",
+)
 
 
 @click.command()

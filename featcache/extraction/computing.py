@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from featcache.extraction.plan import Plan, forget_weights, union_of
 from featcache.extraction.sharding import refuse_packed
 from featcache.extraction.sinks import Target
 from featcache.imaging import Preprocess
-from featcache.models import Encoder, load_encoder
+from featcache.models import Encoder, Precision, RuntimeName, load_encoder
 from featcache.records import Progress
 from featcache.store import TOKENS, form_of, open_writer, unpack
 
@@ -142,7 +142,8 @@ def load_planned(plan: Plan, device: str) -> Encoder:
             f"the weights of {plan.spec.name} changed, though their file's size and time did not: {plan.weights.path}",
             remedy="Run the same command again: the file has been noted as changed, its features get another store.",
         )
-    return encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
+    runtime = cast(RuntimeName, plan.key.runtime.split(maxsplit=1)[0])
+    return encoder.to(device, cast(Precision, plan.key.precision), runtime=runtime)
 
 
 def _ranks(plan: Plan) -> dict[int, int]:

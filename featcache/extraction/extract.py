@@ -42,6 +42,7 @@ def extract(
     preprocess: str | Preprocess = "model",
     image_size: int | None = None,
     precision: str = "auto",
+    runtime: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
     patches: bool = False,
@@ -75,6 +76,9 @@ def extract(
         Input size in pixels; default the model's native one.
     precision
         ``auto``, ``fp32``, ``bf16`` or ``fp16``: what the network computes in.
+    runtime
+        ``torch`` or ``openvino`` (on a CPU, if it is installed): what runs the network; it is in the cache key with
+        its version. ``auto``: as the existing store, else torch.
     dtype
         ``auto``, ``float16`` or ``float32``: what the features are stored in.
     device
@@ -136,6 +140,7 @@ def extract_models(
     preprocess: str | Preprocess = "model",
     image_size: int | None = None,
     precision: str = "auto",
+    runtime: str = "auto",
     dtype: str = "auto",
     patches: bool = False,
     format: StoreFormat | None = None,
@@ -152,7 +157,7 @@ def extract_models(
         With one model only.
     dataset, root, home, device, batch_size, workers, devices, shard, progress, registry_name
         See :func:`extract`.
-    preprocess, image_size, precision, dtype, patches, format, pixels, **dataset_options
+    preprocess, image_size, precision, runtime, dtype, patches, format, pixels, **dataset_options
         See :func:`extract`; they hold for all models.
 
     Returns
@@ -197,6 +202,7 @@ def extract_models(
             home=folder,
             registry_name=registry_name,
             precision=precision,
+            runtime=runtime,
             dtype=dtype,
             device=device,
             patches=patches,
@@ -218,6 +224,7 @@ def extract_models(
             "preprocess": preprocess,
             "image_size": image_size,
             "precision": _one_precision(plans),
+            "runtime": runtime,
             "dtype": dtype,
             "patches": patches,
             "format": format,

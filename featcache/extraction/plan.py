@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from featcache.datasets import DATASETS, Dataset
 from featcache.errors import ConfigurationError, ImageError, StoreCorruptError, StoreError
-from featcache.extraction.devices import PRECISIONS, best_precision, resolve_device
+from featcache.extraction.arithmetic import settle_arithmetic
 from featcache.extraction.sharding import Shard, shards_of_rows
 from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, files_of, preset
 from featcache.models import (
@@ -158,6 +157,7 @@ def make_plan(
     preprocess: str | Preprocess = "model",
     image_size: int | None = None,
     precision: str = "auto",
+    runtime: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
     patches: bool = False,
@@ -174,8 +174,6 @@ def make_plan(
     ``registry_name`` is the dataset's loader, ``recorded`` what :func:`record_samples` gave and ``settled`` what
     :func:`settle_model` gave, if they were called already; the other parameters are those of :func:`featcache.extract`.
     """
-    if precision not in PRECISIONS:
-        raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
     chosen = settled or settle_model(
         spec, dataset, registry_name, weights=weights, preprocess=preprocess, image_size=image_size
     )
@@ -185,13 +183,14 @@ def make_plan(
         model=spec.name,
         weights=chosen.digest,
         precision=precision,
-        runtime="torch",
+        runtime=runtime,
         dtype=_dtype(dtype, spec),
         preprocess=chosen.preprocess.as_dict(),
         decoders=_decoders(dataset),
         encoder=ENCODER_VERSIONS[spec.source],
     )
-    key, notes = _settle_precision(key, folder, device)
+    existing = readable_keys(store_paths(folder.parent, folder.name)).values()
+    key, notes = settle_arithmetic(key, existing, device)
     store = folder / key.store_name
     form = format or form_of(store) or "zarr"
     forms = open_forms(store, form)
@@ -402,15 +401,3 @@ def readable_keys(stores: list[Path]) -> dict[Path, Key]:
         with contextlib.suppress(StoreError):
             keys[path] = key_of(path)
     return keys
-
-
-def _settle_precision(key: Key, folder: Path, device: str) -> tuple[Key, tuple[str, ...]]:
-    """With ``auto``, an existing store of this model and preprocessing decides; else the device."""
-    if key.precision != "auto":
-        return key, ()
-    existing = list(readable_keys(store_paths(folder.parent, folder.name)).values())
-    fitting: list[Any] = [found for found in existing if replace(found, precision="auto").digest == key.digest]
-    if len(fitting) == 1:
-        found = fitting[0]
-        return found, (f"Precision auto: continues the existing store in {found.precision}.",)
-    return replace(key, precision=best_precision(resolve_device(device))), ()

@@ -3,17 +3,22 @@
 from featcache.models.costs import Costs, count_costs
 from featcache.models.encoder import ENCODER_VERSIONS, Encoder, load_encoder, load_model
 from featcache.models.fetching import FetchedModel, fetch_model
+from featcache.models.runtime import RUNTIMES, CompileMode, Precision, RuntimeName, runtime_key
 from featcache.models.spec import ModelSpec, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import MODELS, resolve_model
 
 __all__ = [
+    "CompileMode",
     "Costs",
     "ENCODER_VERSIONS",
     "Encoder",
     "FetchedModel",
     "MODELS",
     "ModelSpec",
+    "Precision",
+    "RUNTIMES",
+    "RuntimeName",
     "WeightsSource",
     "count_costs",
     "fetch_model",
@@ -22,4 +27,5 @@ __all__ = [
     "locate_weights",
     "require_input_size",
     "resolve_model",
+    "runtime_key",
 ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from featcache.models.checkpoints import code_error
+from featcache.models.runtime import CompileMode, Precision, RuntimeName
 from featcache.models.spec import ModelSpec, Source, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import resolve_model
@@ -61,17 +63,43 @@ class Encoder(ABC):
         self.weights_digest = weights_digest
         self._module = module.eval().requires_grad_(False)
         self._dtype = torch.float32
+        self._run: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self._features
         probe = self.encode(torch.zeros(1, 3, image_size, image_size), patches=True)
         shapes: dict[str, tuple[int, ...]] = {name: tuple(rows.shape[1:]) for name, rows in probe.items()}
         self.patches: tuple[int, ...] | None = shapes.pop("patches", None)
         self.arrays = shapes
 
-    def to(self, device: str, precision: Literal["fp32", "bf16", "fp16"]) -> Self:
-        """Move the weights to a device and keep them there in the compute precision (no autocast)."""
-        import torch
+    def to(
+        self,
+        device: str,
+        precision: Precision,
+        *,
+        runtime: RuntimeName = "torch",
+        compiled: CompileMode | None = None,
+    ) -> Self:
+        """Move the weights to a device and keep them there in the compute precision (no autocast).
 
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self._module = self._module.to(device=device, dtype=self._dtype)
+        Parameters
+        ----------
+        device
+            ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision
+            Of weights and activations; features come out as float32.
+        runtime
+            What runs the network; ``openvino`` on the CPU only.
+        compiled
+            Mode of ``torch.compile``, see :func:`featcache.models.compiled.compile_features`; None runs eagerly.
+
+        Raises
+        ------
+        ConfigurationError, MissingDependencyError
+            If the runtime cannot run it.
+        """
+        from featcache.models.runtime import runner
+
+        self._module, self._dtype, self._run = runner(
+            self._features, self._module, device, precision, runtime=runtime, compiled=compiled
+        )
         return self
 
     def encode(self, pixels: torch.Tensor, *, patches: bool = False) -> dict[str, torch.Tensor]:
@@ -96,7 +124,7 @@ class Encoder(ABC):
         import torch
 
         with torch.inference_mode():
-            features = self._features(pixels.to(self._dtype))
+            features = self._run(pixels.to(self._dtype))
             return {name: rows.float() for name, rows in features.items() if patches or name != "patches"}
 
     @abstractmethod
