@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreError, WeightsError
-from featcache.extraction.devices import default_batch_size, keep_memory, processors, resolve_device
+from featcache.extraction.devices import keep_memory, processors, resolve_device
+from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import Job
 from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
 from featcache.extraction.outcome import Outcome
@@ -60,7 +61,7 @@ def compute(
     """
     keep_memory()
     device = resolve_device(device)
-    batch_size = batch_size or default_batch_size(device)
+    batch_size = plan_memory(plans, device, batch_size).batch_size
     workers = workers or processors()
     encoders = [load_planned(plan, device) for plan in plans]
     for plan, encoder in zip(plans, encoders, strict=True):

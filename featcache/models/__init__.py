@@ -3,6 +3,7 @@
 from featcache.models.costs import Costs, count_costs
 from featcache.models.encoder import ENCODER_VERSIONS, Encoder, load_encoder, load_model
 from featcache.models.fetching import FetchedModel, fetch_model
+from featcache.models.footprint import Footprint, footprint
 from featcache.models.runtime import RUNTIMES, CompileMode, Precision, RuntimeName, runtime_key
 from featcache.models.spec import ModelSpec, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
@@ -14,6 +15,7 @@ __all__ = [
     "ENCODER_VERSIONS",
     "Encoder",
     "FetchedModel",
+    "Footprint",
     "MODELS",
     "ModelSpec",
     "Precision",
@@ -22,6 +24,7 @@ __all__ = [
     "WeightsSource",
     "count_costs",
     "fetch_model",
+    "footprint",
     "load_encoder",
     "load_model",
     "locate_weights",
