@@ -118,7 +118,7 @@ def forms_of(load: Callable[[], Encoder], device: str, precisions: tuple[Precisi
     if device.startswith("cuda"):
         modes: tuple[CompileMode, ...] = ("default", "reduce-overhead")
         forms += [
-            Form(f"featcache bf16, compiled ({mode})", "bf16", load().to(device, "bf16", compiled=mode).encode)
+            Form(f"featcache bf16, compiled ({mode})", "bf16", load().to(device, "bf16").compile(device, mode).encode)
             for mode in modes
         ]
     elif openvino_version() is not None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreError, WeightsError
+from featcache.extraction.compiling import compile_planned
 from featcache.extraction.devices import keep_memory, processors, resolve_device
 from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import Job
@@ -40,6 +41,7 @@ def compute(
     device: str,
     batch_size: int | None,
     workers: int | None,
+    compile: str,
     keep_pixels: bool,
     progress: Callable[[Progress], None] | None,
 ) -> list[Outcome]:
@@ -51,6 +53,8 @@ def compute(
         Of one dataset; several of them with several models.
     device, batch_size, workers, progress
         See :func:`featcache.extract`.
+    compile
+        ``auto``, ``on`` or ``off``, see :func:`featcache.extract`.
     keep_pixels
         Keep decoded pixels for models that come later.
 
@@ -66,6 +70,7 @@ def compute(
     encoders = [load_planned(plan, device) for plan in plans]
     for plan, encoder in zip(plans, encoders, strict=True):
         _check_tokens(plan, encoder)
+        compile_planned(encoder, plan, device, batch_size, compile)
     ranks = _ranks(plans[0])
     with contextlib.ExitStack() as opened:
         families = [

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
+from featcache.extraction.compiling import checked_choice
 from featcache.extraction.computing import compute
 from featcache.extraction.outcome import ADVICE, Outcome
 from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, settle_model, union_of
@@ -52,6 +53,7 @@ def extract(
     workers: int | None = None,
     devices: str | Sequence[str] | None = None,
     shard: str | Shard | None = None,
+    compile: str = "auto",
     progress: Callable[[Progress], None] | None = None,
     registry_name: str | None = None,
     **dataset_options: Any,
@@ -102,6 +104,9 @@ def extract(
     shard
         ``"i/n"`` or (i, n), i from 1 to n: only the rows of the i-th of n shards. Others may write to the same store
         at the same time (docs/scaling.md).
+    compile
+        ``on``, ``off``, or ``auto``: torch.compile on CUDA, where the planned images repay it. It changes features
+        within rounding only and is no part of the cache key.
     progress
         Called after each batch.
     registry_name
@@ -135,6 +140,7 @@ def extract_models(
     workers: int | None = None,
     devices: str | Sequence[str] | None = None,
     shard: str | Shard | None = None,
+    compile: str = "auto",
     progress: Callable[[Progress], None] | None = None,
     registry_name: str | None = None,
     preprocess: str | Preprocess = "model",
@@ -155,7 +161,7 @@ def extract_models(
         As ``model`` of :func:`extract`; each gets a store of its own.
     weights
         With one model only.
-    dataset, root, home, device, batch_size, workers, devices, shard, progress, registry_name
+    dataset, root, home, device, batch_size, workers, devices, shard, compile, progress, registry_name
         See :func:`extract`.
     preprocess, image_size, precision, runtime, dtype, patches, format, pixels, **dataset_options
         See :func:`extract`; they hold for all models.
@@ -173,6 +179,7 @@ def extract_models(
     begin = time.perf_counter()
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch size {batch_size} is not positive")
+    checked_choice(compile)
     if pixels not in ("drop", "keep"):
         raise ConfigurationError(f"pixels {pixels!r}", remedy="drop or keep.")
     if len(set(models)) < len(models) or not models:
@@ -231,6 +238,7 @@ def extract_models(
             "pixels": pixels,
             "batch_size": batch_size,
             "workers": workers,
+            "compile": compile,
         }
         total = len(union_of({plan.spec.name: plan.pending for plan in plans}))
         parts = extract_on_devices(several, arguments, shard=shard, total=total, progress=progress)
@@ -246,6 +254,7 @@ def extract_models(
             device=device,
             batch_size=batch_size,
             workers=workers,
+            compile=compile,
             keep_pixels=pixels == "keep",
             progress=progress,
         )

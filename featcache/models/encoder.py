@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from featcache.errors import ConfigurationError
 from featcache.models.checkpoints import code_error
-from featcache.models.runtime import CompileMode, Precision, RuntimeName
+from featcache.models.compiled import CompileMode, compile_features
+from featcache.models.runtime import Precision, RuntimeName, runner
 from featcache.models.spec import ModelSpec, Source, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import resolve_model
@@ -63,20 +65,14 @@ class Encoder(ABC):
         self.weights_digest = weights_digest
         self._module = module.eval().requires_grad_(False)
         self._dtype = torch.float32
+        self._runtime: RuntimeName = "torch"
         self._run: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self._features
         probe = self.encode(torch.zeros(1, 3, image_size, image_size), patches=True)
         shapes: dict[str, tuple[int, ...]] = {name: tuple(rows.shape[1:]) for name, rows in probe.items()}
         self.patches: tuple[int, ...] | None = shapes.pop("patches", None)
         self.arrays = shapes
 
-    def to(
-        self,
-        device: str,
-        precision: Precision,
-        *,
-        runtime: RuntimeName = "torch",
-        compiled: CompileMode | None = None,
-    ) -> Self:
+    def to(self, device: str, precision: Precision, *, runtime: RuntimeName = "torch") -> Self:
         """Move the weights to a device and keep them there in the compute precision (no autocast).
 
         Parameters
@@ -87,19 +83,31 @@ class Encoder(ABC):
             Of weights and activations; features come out as float32.
         runtime
             What runs the network; ``openvino`` on the CPU only.
-        compiled
-            Mode of ``torch.compile``, see :func:`featcache.models.compiled.compile_features`; None runs eagerly.
 
         Raises
         ------
         ConfigurationError, MissingDependencyError
             If the runtime cannot run it.
         """
-        from featcache.models.runtime import runner
+        self._runtime = runtime
+        self._module, self._dtype, self._run = runner(self._features, self._module, device, precision, runtime=runtime)
+        return self
 
-        self._module, self._dtype, self._run = runner(
-            self._features, self._module, device, precision, runtime=runtime, compiled=compiled
-        )
+    def compile(self, device: str, mode: CompileMode = "default") -> Self:
+        """Run by ``torch.compile`` from the next batch on, see :func:`featcache.models.compiled.compile_features`.
+
+        Raises
+        ------
+        ConfigurationError
+            For a network that another runtime runs.
+        MissingDependencyError
+            On a CPU without a C++ compiler.
+        """
+        if self._runtime != "torch":
+            raise ConfigurationError(
+                f"--runtime {self._runtime} and torch.compile exclude each other", remedy="Leave one of them out."
+            )
+        self._run = compile_features(self._features, device, mode)
         return self
 
     def encode(self, pixels: torch.Tensor, *, patches: bool = False) -> dict[str, torch.Tensor]:

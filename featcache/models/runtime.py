@@ -1,4 +1,4 @@
-"""What runs a network, in which precision: PyTorch, eager or compiled, or OpenVINO."""
+"""What runs a network, in which precision: PyTorch or OpenVINO."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from featcache.errors import ConfigurationError, MissingDependencyError
-from featcache.models.compiled import CompileMode, compile_features
 from featcache.models.openvino_runtime import openvino_features, openvino_version
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RUNTIMES", "CompileMode", "Precision", "RuntimeName", "prefers_channels_last", "runner", "runtime_key"]
+__all__ = ["RUNTIMES", "Precision", "RuntimeName", "prefers_channels_last", "runner", "runtime_key"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 RuntimeName = Literal["torch", "openvino"]
@@ -53,23 +52,20 @@ def runner(
     precision: Precision,
     *,
     runtime: RuntimeName,
-    compiled: CompileMode | None,
 ) -> tuple[torch.nn.Module, torch.dtype, Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
     """The network where and as it will run, the dtype of its inputs, and the function that computes features.
 
     Raises
     ------
     ConfigurationError
-        For OpenVINO on anything but the CPU, or with torch.compile.
+        For OpenVINO on anything but the CPU.
     """
     import torch
 
     if runtime == "openvino":
-        if device != "cpu" or compiled is not None:
-            what = "torch.compile" if compiled is not None else f"device {device!r}"
+        if device != "cpu":
             raise ConfigurationError(
-                f"--runtime openvino and {what} exclude each other",
-                remedy="OpenVINO runs on the CPU and compiles by itself: --device cpu, --compile auto.",
+                f"--runtime openvino runs on the CPU, not on {device!r}", remedy="Add --device cpu."
             )
         module = module.to(device="cpu", dtype=torch.float32)
         return module, torch.float32, openvino_features(features, module, precision)
@@ -77,7 +73,7 @@ def runner(
     module = module.to(device=device, dtype=dtype)
     if prefers_channels_last(module, device):
         module = module.to(memory_format=torch.channels_last)
-    return module, dtype, features if compiled is None else compile_features(features, device, compiled)
+    return module, dtype, features
 
 
 def prefers_channels_last(module: torch.nn.Module, device: str) -> bool:

@@ -82,11 +82,12 @@ def test_openvino_computes_every_batch_size_and_keeps_earlier_results() -> None:
     assert relative(first, expected) < 1e-4
 
 
+@needs_openvino
 def test_openvino_is_refused_on_another_device_and_with_torch_compile() -> None:
-    with pytest.raises(ConfigurationError, match="exclude each other"):
+    with pytest.raises(ConfigurationError, match="runs on the CPU"):
         small("pixels").to("cuda", "fp32", runtime="openvino")
     with pytest.raises(ConfigurationError, match=r"torch\.compile"):
-        small("pixels").to("cpu", "fp32", runtime="openvino", compiled="default")
+        small("pixels").to("cpu", "fp32", runtime="openvino").compile("cpu")
 
 
 def test_a_runtime_that_is_not_installed_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +128,7 @@ def test_a_compiled_network_stays_within_the_tolerance_that_keeps_it_out_of_the_
 def test_compiling_without_a_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependencyError, match="compiler"):
-        small("pixels").to("cpu", "fp32", compiled="default")
+        small("pixels").compile("cpu")
 
 
 def test_compiling_repays_long_runs_only_and_small_cuda_batches_get_graphs() -> None:
