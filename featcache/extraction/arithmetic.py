@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from featcache.errors import ConfigurationError, MissingDependencyError
-from featcache.extraction.devices import PRECISIONS, best_precision, resolve_device
+from featcache.extraction.devices import best_precision, checked_precision, resolve_device
 from featcache.models import RUNTIMES, runtime_key
 from featcache.store import Key
 
@@ -41,8 +41,7 @@ def settle_arithmetic(key: Key, existing: Iterable[Key], device: str) -> tuple[K
     MissingDependencyError
         If a runtime is asked for that is not installed.
     """
-    if key.precision not in PRECISIONS:
-        raise ConfigurationError(f"unknown precision {key.precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
+    checked_precision(key.precision)
     if key.runtime == "openvino" and resolve_device(device) != "cpu":
         raise ConfigurationError(
             f"--runtime openvino runs on the CPU, and the device is {resolve_device(device)}",

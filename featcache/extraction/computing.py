@@ -9,6 +9,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -141,15 +142,19 @@ def load_planned(plan: Plan, device: str) -> Encoder:
     WeightsError
         If the weights are others than when they were remembered.
     """
-    encoder = plan.encoder or load_encoder(plan.spec, plan.weights, image_size=plan.preprocess.crop)
+    runtime = cast(RuntimeName, plan.key.runtime.split(maxsplit=1)[0])
+    precision = cast(Precision, plan.key.precision)
+    kept: Precision = precision if runtime == "torch" else "fp32"
+    encoder = plan.encoder
+    if encoder is None or encoder.loaded_in not in ("fp32", kept):  # the latter: to be rounded no more than once
+        encoder = load_encoder(plan.spec, replace(plan.weights, precision=kept), image_size=plan.preprocess.crop)
     if encoder.weights_digest != plan.key.weights:
         forget_weights(plan.spec, plan.weights)
         raise WeightsError(
             f"the weights of {plan.spec.name} changed, though their file's size and time did not: {plan.weights.path}",
             remedy="Run the same command again: the file has been noted as changed, its features get another store.",
         )
-    runtime = cast(RuntimeName, plan.key.runtime.split(maxsplit=1)[0])
-    return encoder.to(device, cast(Precision, plan.key.precision), runtime=runtime)
+    return encoder.to(device, precision, runtime=runtime)
 
 
 def _ranks(plan: Plan) -> dict[int, int]:

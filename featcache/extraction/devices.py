@@ -15,6 +15,7 @@ __all__ = [
     "PRECISIONS",
     "Precision",
     "best_precision",
+    "checked_precision",
     "default_batch_size",
     "free_memory",
     "keep_memory",
@@ -47,6 +48,19 @@ def resolve_device(device: str = "auto") -> str:
             remedy="`featcache doctor` lists the devices of this machine.",
         ) from error
     return device
+
+
+def checked_precision(precision: str) -> str:
+    """One of :data:`PRECISIONS`.
+
+    Raises
+    ------
+    ConfigurationError
+        For anything else.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
+    return precision
 
 
 def best_precision(device: str) -> Precision:

@@ -12,6 +12,7 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction.compiling import checked_choice
 from featcache.extraction.computing import compute
+from featcache.extraction.devices import checked_precision
 from featcache.extraction.outcome import ADVICE, Outcome
 from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, settle_model, union_of
 from featcache.extraction.several_devices import extract_on_devices, listed_devices
@@ -180,6 +181,7 @@ def extract_models(
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch size {batch_size} is not positive")
     checked_choice(compile)
+    checked_precision(precision)
     if pixels not in ("drop", "keep"):
         raise ConfigurationError(f"pixels {pixels!r}", remedy="drop or keep.")
     if len(set(models)) < len(models) or not models:
@@ -200,6 +202,7 @@ def extract_models(
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
     # Unusable weights are said before any image is read.
     seen: dict[str, Any] = {"weights": weights, "preprocess": preprocess, "image_size": image_size}
+    seen |= {"precision": precision, "device": device}
     settled = [settle_model(spec, loaded, registry_name, **seen) for spec in specs]
     recorded = record_samples(loaded, folder / loaded.name, registry_name)
     plans = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from featcache.datasets import DATASETS, Dataset
 from featcache.errors import ConfigurationError, ImageError, StoreCorruptError, StoreError
 from featcache.extraction.arithmetic import settle_arithmetic
+from featcache.extraction.devices import best_precision, checked_precision, resolve_device
 from featcache.extraction.sharding import Shard, shards_of_rows
 from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, files_of, preset
 from featcache.models import (
     ENCODER_VERSIONS,
     Encoder,
     ModelSpec,
+    Precision,
     WeightsSource,
     load_encoder,
     locate_weights,
@@ -131,6 +134,8 @@ def settle_model(
     weights: Path | str | None,
     preprocess: str | Preprocess,
     image_size: int | None,
+    precision: str = "fp32",
+    device: str = "cpu",
 ) -> SettledModel:
     """Everything about a model that can be wrong, before any image is read.
 
@@ -144,7 +149,7 @@ def settle_model(
     )
     require_input_size(spec, recipe.crop)
     source = locate_weights(spec, None if weights is None else Path(weights))
-    return SettledModel(recipe, source, *_weights_digest(spec, source, recipe, StatIndex()))
+    return SettledModel(recipe, source, *_weights_digest(spec, source, recipe, precision, device))
 
 
 def make_plan(
@@ -174,8 +179,16 @@ def make_plan(
     ``registry_name`` is the dataset's loader, ``recorded`` what :func:`record_samples` gave and ``settled`` what
     :func:`settle_model` gave, if they were called already; the other parameters are those of :func:`featcache.extract`.
     """
+    checked_precision(precision)
     chosen = settled or settle_model(
-        spec, dataset, registry_name, weights=weights, preprocess=preprocess, image_size=image_size
+        spec,
+        dataset,
+        registry_name,
+        weights=weights,
+        preprocess=preprocess,
+        image_size=image_size,
+        precision=precision,
+        device=device,
     )
     folder = home / dataset.name
     digests, failures = recorded or record_samples(dataset, folder, registry_name, write=record)
@@ -357,14 +370,16 @@ def _known_digests(folder: Path) -> dict[tuple[str, str], bytes]:
 
 
 def _weights_digest(
-    spec: ModelSpec, source: WeightsSource, recipe: Preprocess, index: StatIndex
+    spec: ModelSpec, source: WeightsSource, recipe: Preprocess, precision: str, device: str
 ) -> tuple[str, Encoder | None]:
     """The digest of the weights, remembered if the same files were loaded before."""
+    index = StatIndex()
     identity = _identity(spec, source)
     known = index.weights_digest(identity)
     if known is not None:
         return known, None
-    encoder = load_encoder(spec, source, image_size=recipe.crop)
+    likely = best_precision(resolve_device(device)) if precision == "auto" else cast(Precision, precision)
+    encoder = load_encoder(spec, replace(source, precision=likely), image_size=recipe.crop)
     index.remember_weights(identity, encoder.weights_digest)
     return encoder.weights_digest, encoder
 

@@ -29,6 +29,8 @@ ENCODER_VERSIONS: dict[Source, int] = {"dinov2": 1, "huggingface": 1, "pixels": 
 INTERMEDIATE_BLOCKS = 3
 """Blocks before the last whose class token is kept."""
 
+_PRECISIONS: dict[str, Precision] = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
+
 _BUILDERS: dict[Source, str] = {
     "dinov2": "featcache.models.dinov2:build",
     "huggingface": "featcache.models.huggingface:build",
@@ -51,7 +53,7 @@ class Encoder(ABC):
     spec
         The facts about the model.
     module
-        The network, in evaluation mode, float32, on the CPU.
+        The network, on the CPU, in float32 or the compute precision.
     weights_digest
         SHA-256 over its tensors as the checkpoint holds them, 64 hexadecimal digits.
     image_size
@@ -64,7 +66,8 @@ class Encoder(ABC):
         self.spec = spec
         self.weights_digest = weights_digest
         self._module = module.eval().requires_grad_(False)
-        self._dtype = torch.float32
+        self._dtype = next((own.dtype for own in self._module.parameters()), torch.float32)
+        self.loaded_in: Precision = _PRECISIONS[str(self._dtype)]
         self._runtime: RuntimeName = "torch"
         self._run: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self._features
         probe = self.encode(torch.zeros(1, 3, image_size, image_size), patches=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import ConfigurationError
 from featcache.models.costs import blueprint
 from featcache.models.encoder import INTERMEDIATE_BLOCKS
-from featcache.models.runtime import Precision
+from featcache.models.runtime import Precision, compute_dtype
 from featcache.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def footprint(spec: ModelSpec, image_size: int, precision: Precision) -> Footpri
         network: Any = blueprint(spec, image_size)
     except ConfigurationError:
         return None
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = compute_dtype(precision)
     network = network.to(dtype)
     held = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in held.values())

@@ -11,7 +11,7 @@ from featcache.models.openvino_runtime import openvino_features, openvino_versio
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RUNTIMES", "Precision", "RuntimeName", "prefers_channels_last", "runner", "runtime_key"]
+__all__ = ["RUNTIMES", "Precision", "RuntimeName", "compute_dtype", "prefers_channels_last", "runner", "runtime_key"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 RuntimeName = Literal["torch", "openvino"]
@@ -45,6 +45,13 @@ def runtime_key(runtime: str) -> str:
     return f"openvino {version}"
 
 
+def compute_dtype(precision: Precision) -> torch.dtype:
+    """As torch calls a precision."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def runner(
     features: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     module: torch.nn.Module,
@@ -69,7 +76,7 @@ def runner(
             )
         module = module.to(device="cpu", dtype=torch.float32)
         return module, torch.float32, openvino_features(features, module, precision)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = compute_dtype(precision)
     module = module.to(device=device, dtype=dtype)
     if prefers_channels_last(module, device):
         module = module.to(memory_format=torch.channels_last)
