@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 @models_option
 @extraction_options
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images a batch [by device].")
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="torch.compile; auto: on CUDA, where the planned images repay it.",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Reading processes [number of processors].")
 @click.option(
     "--pixels",
@@ -90,7 +97,7 @@ def _print_forecasts(models: tuple[str, ...], as_json: bool, options: dict[str, 
     from featcache.extraction import estimate
 
     options.pop("pixels")
-    own = {name: options.pop(name) for name in (*_KEY_OPTIONS, "root", "dataset", "batch_size", "workers")}
+    own = {name: options.pop(name) for name in (*_KEY_OPTIONS, "root", "dataset", "batch_size", "workers", "compile")}
     forecasts = estimate(models, dataset_options=given(**options), **given(**own))
     if as_json:
         print_json({"forecasts": [asdict(forecast) for forecast in forecasts]})
@@ -131,7 +138,18 @@ def why(model: str, dataset: str, root: Path | None, as_json: bool, **options: A
             click.echo(f"  {difference}")
 
 
-_KEY_OPTIONS = ("home", "weights", "preprocess", "image_size", "precision", "dtype", "device", "patches", "format")
+_KEY_OPTIONS = (
+    "home",
+    "weights",
+    "preprocess",
+    "image_size",
+    "precision",
+    "runtime",
+    "dtype",
+    "device",
+    "patches",
+    "format",
+)
 
 
 @click.command()

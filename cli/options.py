@@ -163,6 +163,13 @@ def extraction_options(command: F) -> F:
             show_default=True,
             help="What the network computes in; auto: as an existing store, else bf16 on recent GPUs, else fp32.",
         ),
+        click.option(
+            "--runtime",
+            type=click.Choice(["auto", "torch", "openvino"]),
+            default="auto",
+            show_default=True,
+            help="What runs the network; openvino: on a CPU, if installed; auto: as an existing store, else torch.",
+        ),
         click.option("--patches", is_flag=True, default=None, help="Store the last layer's patch tokens too."),
         click.option(
             "--format",

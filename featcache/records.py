@@ -269,7 +269,7 @@ class Forecast:
     device: str
     """On which it would be computed."""
     device_bytes: int | None
-    """Memory of a CUDA device for weights and one batch, measured; None for others."""
+    """Memory for weights and one batch: measured on a CUDA device, counted on others; None if it cannot be counted."""
     batch_size: int
     """Images a forward pass."""
     workers: int

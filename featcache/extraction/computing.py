@@ -9,15 +9,18 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreError, WeightsError
-from featcache.extraction.devices import default_batch_size, keep_memory, processors, resolve_device
+from featcache.extraction.compiling import compile_planned
+from featcache.extraction.devices import keep_memory, processors, resolve_device
+from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import Job
 from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
 from featcache.extraction.outcome import Outcome
@@ -26,7 +29,7 @@ from featcache.extraction.plan import Plan, forget_weights, union_of
 from featcache.extraction.sharding import refuse_packed
 from featcache.extraction.sinks import Target
 from featcache.imaging import Preprocess
-from featcache.models import Encoder, load_encoder
+from featcache.models import Encoder, Precision, RuntimeName, load_encoder
 from featcache.records import Progress
 from featcache.store import TOKENS, form_of, open_writer, unpack
 
@@ -39,6 +42,7 @@ def compute(
     device: str,
     batch_size: int | None,
     workers: int | None,
+    compile: str,
     keep_pixels: bool,
     progress: Callable[[Progress], None] | None,
 ) -> list[Outcome]:
@@ -50,6 +54,8 @@ def compute(
         Of one dataset; several of them with several models.
     device, batch_size, workers, progress
         See :func:`featcache.extract`.
+    compile
+        ``auto``, ``on`` or ``off``, see :func:`featcache.extract`.
     keep_pixels
         Keep decoded pixels for models that come later.
 
@@ -60,11 +66,12 @@ def compute(
     """
     keep_memory()
     device = resolve_device(device)
-    batch_size = batch_size or default_batch_size(device)
+    batch_size = plan_memory(plans, device, batch_size).batch_size
     workers = workers or processors()
     encoders = [load_planned(plan, device) for plan in plans]
     for plan, encoder in zip(plans, encoders, strict=True):
         _check_tokens(plan, encoder)
+        compile_planned(encoder, plan, device, batch_size, compile)
     ranks = _ranks(plans[0])
     with contextlib.ExitStack() as opened:
         families = [
@@ -135,14 +142,19 @@ def load_planned(plan: Plan, device: str) -> Encoder:
     WeightsError
         If the weights are others than when they were remembered.
     """
-    encoder = plan.encoder or load_encoder(plan.spec, plan.weights, image_size=plan.preprocess.crop)
+    runtime = cast(RuntimeName, plan.key.runtime.split(maxsplit=1)[0])
+    precision = cast(Precision, plan.key.precision)
+    kept: Precision = precision if runtime == "torch" else "fp32"
+    encoder = plan.encoder
+    if encoder is None or encoder.loaded_in not in ("fp32", kept):  # the latter: to be rounded no more than once
+        encoder = load_encoder(plan.spec, replace(plan.weights, precision=kept), image_size=plan.preprocess.crop)
     if encoder.weights_digest != plan.key.weights:
         forget_weights(plan.spec, plan.weights)
         raise WeightsError(
             f"the weights of {plan.spec.name} changed, though their file's size and time did not: {plan.weights.path}",
             remedy="Run the same command again: the file has been noted as changed, its features get another store.",
         )
-    return encoder.to(device, cast(Literal["fp32", "bf16", "fp16"], plan.key.precision))
+    return encoder.to(device, precision, runtime=runtime)
 
 
 def _ranks(plan: Plan) -> dict[int, int]:

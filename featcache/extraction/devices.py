@@ -6,21 +6,22 @@ import contextlib
 import ctypes
 import os
 import sys
-from typing import Literal
+from pathlib import Path
 
 from featcache.errors import ConfigurationError
+from featcache.models import Precision
 
 __all__ = [
     "PRECISIONS",
     "Precision",
     "best_precision",
+    "checked_precision",
     "default_batch_size",
+    "free_memory",
     "keep_memory",
     "processors",
     "resolve_device",
 ]
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -49,6 +50,19 @@ def resolve_device(device: str = "auto") -> str:
     return device
 
 
+def checked_precision(precision: str) -> str:
+    """One of :data:`PRECISIONS`.
+
+    Raises
+    ------
+    ConfigurationError
+        For anything else.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
+    return precision
+
+
 def best_precision(device: str) -> Precision:
     """bf16 on NVIDIA GPUs from Ampere on, otherwise fp32."""
     import torch
@@ -60,6 +74,28 @@ def best_precision(device: str) -> Precision:
 def default_batch_size(device: str) -> int:
     """Images a batch, a power of two so that batches fill segments."""
     return 32 if device == "cpu" else 128
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that a new allocation on a device may take; None where the system does not say (MPS, other systems).
+
+    On Linux the CPU's is what the kernel calls available, or what the limit of this process' control group leaves.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if device != "cpu" or not meminfo.is_file():
+        return None
+    lines = meminfo.read_text(encoding="ascii").splitlines()
+    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    limits = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current")]
+    if free is not None and all(path.is_file() for path in limits):
+        most, used = (path.read_text(encoding="ascii").strip() for path in limits)
+        if most != "max":
+            free = max(0, min(free, int(most) - int(used)))
+    return free
 
 
 def processors() -> int:

@@ -13,8 +13,10 @@ from typing import Any, cast
 import numpy as np
 
 from featcache.datasets import Dataset, load_dataset
+from featcache.extraction.compiling import checked_choice, compile_planned
 from featcache.extraction.computing import existing_folder, load_planned
-from featcache.extraction.devices import default_batch_size, processors, resolve_device
+from featcache.extraction.devices import processors, resolve_device
+from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import Job
 from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples
 from featcache.extraction.reading import JobReader, Recipe, Space
@@ -40,6 +42,7 @@ def estimate(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    compile: str = "auto",
     dataset_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[Forecast, ...]:
@@ -53,7 +56,7 @@ def estimate(
         One a model, in their order; their times add up.
     """
     device = resolve_device(device)
-    batch_size = batch_size or default_batch_size(device)
+    checked_choice(compile)
     workers = workers or processors()
     folder = find_home(home)
     if isinstance(dataset, str):
@@ -70,10 +73,15 @@ def estimate(
         "recorded": recorded,
     }
     plans = [make_plan(resolve_model(model), loaded, **facts, **options) for model in models]
-    return tuple(_forecast(plan, device, batch_size, workers) for plan in plans)
+    memory = plan_memory(plans, device, batch_size)
+    predicted = [None if own is None else own.bytes_for(memory.batch_size) for own in memory.footprints]
+    sizes: dict[str, Any] = {"batch_size": memory.batch_size, "workers": workers, "compile": compile}
+    return tuple(_forecast(plan, device, **sizes, predicted=own) for plan, own in zip(plans, predicted, strict=True))
 
 
-def _forecast(plan: Plan, device: str, batch_size: int, workers: int) -> Forecast:
+def _forecast(
+    plan: Plan, device: str, *, batch_size: int, workers: int, compile: str, predicted: int | None
+) -> Forecast:
     missing = len(plan.pending)
     rows = sum(digest is not None for digest in plan.digests)
     nothing = Forecast(
@@ -95,6 +103,7 @@ def _forecast(plan: Plan, device: str, batch_size: int, workers: int) -> Forecas
     if not missing:
         return nothing
     encoder = load_planned(plan, device)
+    compile_planned(encoder, plan, device, batch_size, compile)
     arriving = _reading_seconds(plan)
     encoding, memory = _encoding_seconds(encoder, plan.preprocess.crop, device, batch_size)
     # On a CPU the readers and the encoder share the processors; an accelerator computes beside them.
@@ -107,7 +116,7 @@ def _forecast(plan: Plan, device: str, batch_size: int, workers: int) -> Forecas
         **{
             **{name: getattr(nothing, name) for name in Forecast.__slots__},
             "stored_bytes": stored * (2 if plan.form == "hdf5" else 1),
-            "device_bytes": memory,
+            "device_bytes": predicted if memory is None else memory,
             "seconds": missing * each,
             "images_per_second": 1 / each,
             "bottleneck": "encode" if encoding >= arriving / workers else "read",

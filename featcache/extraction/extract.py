@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
+from featcache.extraction.compiling import checked_choice
 from featcache.extraction.computing import compute
+from featcache.extraction.devices import checked_precision
 from featcache.extraction.masks import write_masks
 from featcache.extraction.outcome import ADVICE, Outcome
 from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, settle_model, union_of
@@ -43,6 +45,7 @@ def extract(
     preprocess: str | Preprocess = "model",
     image_size: int | None = None,
     precision: str = "auto",
+    runtime: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
     patches: bool = False,
@@ -52,6 +55,7 @@ def extract(
     workers: int | None = None,
     devices: str | Sequence[str] | None = None,
     shard: str | Shard | None = None,
+    compile: str = "auto",
     progress: Callable[[Progress], None] | None = None,
     registry_name: str | None = None,
     **dataset_options: Any,
@@ -76,6 +80,9 @@ def extract(
         Input size in pixels; default the model's native one.
     precision
         ``auto``, ``fp32``, ``bf16`` or ``fp16``: what the network computes in.
+    runtime
+        ``torch`` or ``openvino`` (on a CPU, if it is installed): what runs the network; it is in the cache key with
+        its version. ``auto``: as the existing store, else torch.
     dtype
         ``auto``, ``float16`` or ``float32``: what the features are stored in.
     device
@@ -99,6 +106,9 @@ def extract(
     shard
         ``"i/n"`` or (i, n), i from 1 to n: only the rows of the i-th of n shards. Others may write to the same store
         at the same time (docs/scaling.md).
+    compile
+        ``on``, ``off``, or ``auto``: torch.compile on CUDA, where the planned images repay it. It changes features
+        within rounding only and is no part of the cache key.
     progress
         Called after each batch.
     registry_name
@@ -132,11 +142,13 @@ def extract_models(
     workers: int | None = None,
     devices: str | Sequence[str] | None = None,
     shard: str | Shard | None = None,
+    compile: str = "auto",
     progress: Callable[[Progress], None] | None = None,
     registry_name: str | None = None,
     preprocess: str | Preprocess = "model",
     image_size: int | None = None,
     precision: str = "auto",
+    runtime: str = "auto",
     dtype: str = "auto",
     patches: bool = False,
     format: StoreFormat | None = None,
@@ -151,9 +163,9 @@ def extract_models(
         As ``model`` of :func:`extract`; each gets a store of its own.
     weights
         With one model only.
-    dataset, root, home, device, batch_size, workers, devices, shard, progress, registry_name
+    dataset, root, home, device, batch_size, workers, devices, shard, compile, progress, registry_name
         See :func:`extract`.
-    preprocess, image_size, precision, dtype, patches, format, pixels, **dataset_options
+    preprocess, image_size, precision, runtime, dtype, patches, format, pixels, **dataset_options
         See :func:`extract`; they hold for all models.
 
     Returns
@@ -169,6 +181,8 @@ def extract_models(
     begin = time.perf_counter()
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch size {batch_size} is not positive")
+    checked_choice(compile)
+    checked_precision(precision)
     if pixels not in ("drop", "keep"):
         raise ConfigurationError(f"pixels {pixels!r}", remedy="drop or keep.")
     if len(set(models)) < len(models) or not models:
@@ -189,6 +203,7 @@ def extract_models(
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
     # Unusable weights are said before any image is read.
     seen: dict[str, Any] = {"weights": weights, "preprocess": preprocess, "image_size": image_size}
+    seen |= {"precision": precision, "device": device}
     settled = [settle_model(spec, loaded, registry_name, **seen) for spec in specs]
     recorded = record_samples(loaded, folder / loaded.name, registry_name)
     plans = [
@@ -198,6 +213,7 @@ def extract_models(
             home=folder,
             registry_name=registry_name,
             precision=precision,
+            runtime=runtime,
             dtype=dtype,
             device=device,
             patches=patches,
@@ -219,12 +235,14 @@ def extract_models(
             "preprocess": preprocess,
             "image_size": image_size,
             "precision": _one_precision(plans),
+            "runtime": runtime,
             "dtype": dtype,
             "patches": patches,
             "format": format,
             "pixels": pixels,
             "batch_size": batch_size,
             "workers": workers,
+            "compile": compile,
         }
         total = len(union_of({plan.spec.name: plan.pending for plan in plans}))
         parts = extract_on_devices(several, arguments, shard=shard, total=total, progress=progress)
@@ -244,6 +262,7 @@ def extract_models(
             device=device,
             batch_size=batch_size,
             workers=workers,
+            compile=compile,
             keep_pixels=pixels == "keep",
             progress=progress,
         )

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from featcache.datasets import DATASETS, Dataset
 from featcache.errors import ConfigurationError, ImageError, StoreCorruptError, StoreError
-from featcache.extraction.devices import PRECISIONS, best_precision, resolve_device
+from featcache.extraction.arithmetic import settle_arithmetic
+from featcache.extraction.devices import best_precision, checked_precision, resolve_device
 from featcache.extraction.sharding import Shard, shards_of_rows
 from featcache.imaging import DECODER_VERSIONS, Preprocess, decoder_of, files_of, preset
 from featcache.models import (
     ENCODER_VERSIONS,
     Encoder,
     ModelSpec,
+    Precision,
     WeightsSource,
     load_encoder,
     locate_weights,
@@ -132,6 +134,8 @@ def settle_model(
     weights: Path | str | None,
     preprocess: str | Preprocess,
     image_size: int | None,
+    precision: str = "fp32",
+    device: str = "cpu",
 ) -> SettledModel:
     """Everything about a model that can be wrong, before any image is read.
 
@@ -145,7 +149,7 @@ def settle_model(
     )
     require_input_size(spec, recipe.crop)
     source = locate_weights(spec, None if weights is None else Path(weights))
-    return SettledModel(recipe, source, *_weights_digest(spec, source, recipe, StatIndex()))
+    return SettledModel(recipe, source, *_weights_digest(spec, source, recipe, precision, device))
 
 
 def make_plan(
@@ -158,6 +162,7 @@ def make_plan(
     preprocess: str | Preprocess = "model",
     image_size: int | None = None,
     precision: str = "auto",
+    runtime: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
     patches: bool = False,
@@ -174,10 +179,16 @@ def make_plan(
     ``registry_name`` is the dataset's loader, ``recorded`` what :func:`record_samples` gave and ``settled`` what
     :func:`settle_model` gave, if they were called already; the other parameters are those of :func:`featcache.extract`.
     """
-    if precision not in PRECISIONS:
-        raise ConfigurationError(f"unknown precision {precision!r}", remedy=f"Known: {', '.join(PRECISIONS)}.")
+    checked_precision(precision)
     chosen = settled or settle_model(
-        spec, dataset, registry_name, weights=weights, preprocess=preprocess, image_size=image_size
+        spec,
+        dataset,
+        registry_name,
+        weights=weights,
+        preprocess=preprocess,
+        image_size=image_size,
+        precision=precision,
+        device=device,
     )
     folder = home / dataset.name
     digests, failures = recorded or record_samples(dataset, folder, registry_name, write=record)
@@ -185,13 +196,14 @@ def make_plan(
         model=spec.name,
         weights=chosen.digest,
         precision=precision,
-        runtime="torch",
+        runtime=runtime,
         dtype=_dtype(dtype, spec),
         preprocess=chosen.preprocess.as_dict(),
         decoders=_decoders(dataset),
         encoder=ENCODER_VERSIONS[spec.source],
     )
-    key, notes = _settle_precision(key, folder, device)
+    existing = readable_keys(store_paths(folder.parent, folder.name)).values()
+    key, notes = settle_arithmetic(key, existing, device)
     store = folder / key.store_name
     form = format or form_of(store) or "zarr"
     forms = open_forms(store, form)
@@ -361,14 +373,16 @@ def _known_digests(folder: Path) -> dict[tuple[str, str], bytes]:
 
 
 def _weights_digest(
-    spec: ModelSpec, source: WeightsSource, recipe: Preprocess, index: StatIndex
+    spec: ModelSpec, source: WeightsSource, recipe: Preprocess, precision: str, device: str
 ) -> tuple[str, Encoder | None]:
     """The digest of the weights, remembered if the same files were loaded before."""
+    index = StatIndex()
     identity = _identity(spec, source)
     known = index.weights_digest(identity)
     if known is not None:
         return known, None
-    encoder = load_encoder(spec, source, image_size=recipe.crop)
+    likely = best_precision(resolve_device(device)) if precision == "auto" else cast(Precision, precision)
+    encoder = load_encoder(spec, replace(source, precision=likely), image_size=recipe.crop)
     index.remember_weights(identity, encoder.weights_digest)
     return encoder.weights_digest, encoder
 
@@ -405,15 +419,3 @@ def readable_keys(stores: list[Path]) -> dict[Path, Key]:
         with contextlib.suppress(StoreError):
             keys[path] = key_of(path)
     return keys
-
-
-def _settle_precision(key: Key, folder: Path, device: str) -> tuple[Key, tuple[str, ...]]:
-    """With ``auto``, an existing store of this model and preprocessing decides; else the device."""
-    if key.precision != "auto":
-        return key, ()
-    existing = list(readable_keys(store_paths(folder.parent, folder.name)).values())
-    fitting: list[Any] = [found for found in existing if replace(found, precision="auto").digest == key.digest]
-    if len(fitting) == 1:
-        found = fitting[0]
-        return found, (f"Precision auto: continues the existing store in {found.precision}.",)
-    return replace(key, precision=best_precision(resolve_device(device))), ()

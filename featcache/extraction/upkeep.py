@@ -199,6 +199,7 @@ def repair(
         "weights": weights,
         "preprocess": Preprocess(**recipe),
         "precision": key.precision,
+        "runtime": key.runtime.split(maxsplit=1)[0],
         "dtype": key.dtype,
         "patches": patches,
         "format": form,

@@ -17,7 +17,16 @@ from featcache.errors import WeightsError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["WEIGHT_FILES", "check_file", "code_error", "load_strict", "read_tensors", "shards_of", "tensors_digest"]
+__all__ = [
+    "WEIGHT_FILES",
+    "check_file",
+    "check_fit",
+    "code_error",
+    "load_strict",
+    "read_tensors",
+    "shards_of",
+    "tensors_digest",
+]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -124,7 +133,7 @@ def _read_file(path: Path) -> Any:
             return dict(safetensors.torch.load_file(path))
         # The arguments of a training script, which many checkpoints carry, are attributes without behaviour.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(b"PK"))
     except pickle.UnpicklingError as error:
         raise code_error(path, error) from error
     except (safetensors.SafetensorError, struct.error, LookupError, *_DAMAGED) as error:
@@ -245,6 +254,12 @@ def load_strict(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], or
     WeightsError
         Lists missing, surplus and misshaped tensors.
     """
+    check_fit(module, tensors, origin)
+    module.load_state_dict(dict(tensors), strict=False)
+
+
+def check_fit(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Refuse tensors that are not those of a network, as :func:`load_strict` does."""
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if not name.endswith(_COUNTERS)}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(_COUNTERS)}
     kinds = {
@@ -263,7 +278,6 @@ def load_strict(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], or
             f"{origin} does not fit the network: {counts} of its {len(wanted)} tensors:{listed}",
             remedy="It is the checkpoint of another architecture or size.",
         )
-    module.load_state_dict(dict(tensors), strict=False)
 
 
 def _capped(problems: list[str]) -> list[str]:

@@ -14,8 +14,10 @@ import timm
 import torch
 
 from featcache.errors import WeightsError
-from featcache.models.checkpoints import load_strict, read_tensors, tensors_digest
+from featcache.models.checkpoints import check_fit, read_tensors, tensors_digest
+from featcache.models.direct import fill
 from featcache.models.encoder import Encoder
+from featcache.models.runtime import compute_dtype
 from featcache.models.spec import ModelSpec
 from featcache.models.timm_networks import VisionTransformerEncoder
 from featcache.models.weights import WeightsSource
@@ -61,16 +63,20 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
         if not files:
             raise WeightsError(f"{path} has none of {', '.join(spec.files[1:])}", remedy="Pass the checkpoint file.")
         path = files[0]
-    network = timm.create_model(spec.architecture, pretrained=False, num_classes=0, img_size=NATIVE_SIZE)
+    with torch.device("meta"):
+        network = timm.create_model(spec.architecture, pretrained=False, num_classes=0, img_size=NATIVE_SIZE)
     tensors = canonical_tensors(read_tensors(path))
-    load_strict(network, tensors, str(path))
+    check_fit(network, tensors, str(path))
+    digest = tensors_digest(tensors)
+    fill(network, tensors, str(path), source.precision)
     if image_size != NATIVE_SIZE:
         resized = authors_position_embedding(
             network.pos_embed.detach(), image_size // network.patch_embed.patch_size[0]
         )
         network.patch_embed.set_input_size(img_size=(image_size, image_size))
         network.pos_embed = torch.nn.Parameter(resized)
-    return VisionTransformerEncoder(spec, network, tensors_digest(tensors), image_size)
+    network.to(compute_dtype(source.precision))
+    return VisionTransformerEncoder(spec, network, digest, image_size)
 
 
 def canonical_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

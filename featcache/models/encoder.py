@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
+from featcache.errors import ConfigurationError
 from featcache.models.checkpoints import code_error
+from featcache.models.compiled import CompileMode, compile_features
+from featcache.models.runtime import Precision, RuntimeName, runner
 from featcache.models.spec import ModelSpec, Source, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import resolve_model
@@ -24,6 +28,8 @@ ENCODER_VERSIONS: dict[Source, int] = {"dinov2": 1, "huggingface": 1, "pixels": 
 
 INTERMEDIATE_BLOCKS = 3
 """Blocks before the last whose class token is kept."""
+
+_PRECISIONS: dict[str, Precision] = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 _BUILDERS: dict[Source, str] = {
     "dinov2": "featcache.models.dinov2:build",
@@ -47,7 +53,7 @@ class Encoder(ABC):
     spec
         The facts about the model.
     module
-        The network, in evaluation mode, float32, on the CPU.
+        The network, on the CPU, in float32 or the compute precision.
     weights_digest
         SHA-256 over its tensors as the checkpoint holds them, 64 hexadecimal digits.
     image_size
@@ -60,18 +66,51 @@ class Encoder(ABC):
         self.spec = spec
         self.weights_digest = weights_digest
         self._module = module.eval().requires_grad_(False)
-        self._dtype = torch.float32
+        self._dtype = next((own.dtype for own in self._module.parameters()), torch.float32)
+        self.loaded_in: Precision = _PRECISIONS[str(self._dtype)]
+        self._runtime: RuntimeName = "torch"
+        self._run: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self._features
         probe = self.encode(torch.zeros(1, 3, image_size, image_size), patches=True)
         shapes: dict[str, tuple[int, ...]] = {name: tuple(rows.shape[1:]) for name, rows in probe.items()}
         self.patches: tuple[int, ...] | None = shapes.pop("patches", None)
         self.arrays = shapes
 
-    def to(self, device: str, precision: Literal["fp32", "bf16", "fp16"]) -> Self:
-        """Move the weights to a device and keep them there in the compute precision (no autocast)."""
-        import torch
+    def to(self, device: str, precision: Precision, *, runtime: RuntimeName = "torch") -> Self:
+        """Move the weights to a device and keep them there in the compute precision (no autocast).
 
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self._module = self._module.to(device=device, dtype=self._dtype)
+        Parameters
+        ----------
+        device
+            ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision
+            Of weights and activations; features come out as float32.
+        runtime
+            What runs the network; ``openvino`` on the CPU only.
+
+        Raises
+        ------
+        ConfigurationError, MissingDependencyError
+            If the runtime cannot run it.
+        """
+        self._runtime = runtime
+        self._module, self._dtype, self._run = runner(self._features, self._module, device, precision, runtime=runtime)
+        return self
+
+    def compile(self, device: str, mode: CompileMode = "default") -> Self:
+        """Run by ``torch.compile`` from the next batch on, see :func:`featcache.models.compiled.compile_features`.
+
+        Raises
+        ------
+        ConfigurationError
+            For a network that another runtime runs.
+        MissingDependencyError
+            On a CPU without a C++ compiler.
+        """
+        if self._runtime != "torch":
+            raise ConfigurationError(
+                f"--runtime {self._runtime} and torch.compile exclude each other", remedy="Leave one of them out."
+            )
+        self._run = compile_features(self._features, device, mode)
         return self
 
     def encode(self, pixels: torch.Tensor, *, patches: bool = False) -> dict[str, torch.Tensor]:
@@ -96,7 +135,7 @@ class Encoder(ABC):
         import torch
 
         with torch.inference_mode():
-            features = self._features(pixels.to(self._dtype))
+            features = self._run(pixels.to(self._dtype))
             return {name: rows.float() for name, rows in features.items() if patches or name != "patches"}
 
     @abstractmethod

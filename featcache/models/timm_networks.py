@@ -10,7 +10,9 @@ import torch
 
 from featcache.errors import ConfigurationError, UnknownNameError, WeightsError
 from featcache.models.checkpoints import load_strict, read_tensors, tensors_digest
+from featcache.models.direct import fill
 from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder, square_grid
+from featcache.models.runtime import compute_dtype
 from featcache.models.spec import ModelSpec
 from featcache.models.weights import WeightsSource
 from featcache.registry import nearest
@@ -54,9 +56,13 @@ def describe(name: str) -> ModelSpec:
 def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
     """Build a network, load its weights strictly, and set its input size as timm does."""
     if spec.random_seed is None:
-        network = timm.create_model(spec.architecture, pretrained=False)
         if source.path is None:
             raise WeightsError(f"{spec.name} needs a checkpoint", remedy="Pass --weights FILE.")
+        with torch.device("meta"):
+            network = timm.create_model(spec.architecture, pretrained=False)
+        directly = isinstance(network, timm.models.VisionTransformer)
+        if not directly:  # others compute some of their buffers when they are made
+            network = timm.create_model(spec.architecture, pretrained=False)
         tensors = read_tensors(source.path)
         if spec.name == "efficientnet_lite0":
             tensors = in_order_of(network, tensors, str(source.path))
@@ -64,7 +70,11 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
         heads = _classifiers(network)
         network.reset_classifier(0)
         body = {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
-        load_strict(network, body, str(source.path))
+        del tensors
+        if directly:
+            fill(network, body, str(source.path), source.precision)
+        else:
+            load_strict(network, body, str(source.path))
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.random_seed)
@@ -73,6 +83,7 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
     if isinstance(network, timm.models.VisionTransformer):
         if image_size != network.patch_embed.img_size[0]:
             network.set_input_size(img_size=(image_size, image_size))
+        network.to(compute_dtype(source.precision))
         return VisionTransformerEncoder(spec, network, digest, image_size)
     try:
         if image_size != spec.image_size and hasattr(network, "set_input_size"):

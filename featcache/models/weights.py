@@ -15,6 +15,7 @@ from featcache.errors import ConfigurationError, FeatcacheWarning, MissingDepend
 from featcache.models.checkpoints import check_file, shards_of
 from featcache.models.fetched import check_record, compare_configuration, recorded_revision
 from featcache.models.hub import cached, carry, download, folder_name, list_repository, needed_files, weight_files
+from featcache.models.runtime import Precision
 from featcache.models.spec import ModelSpec
 
 __all__ = ["WeightsSource", "locate_weights"]
@@ -36,6 +37,8 @@ class WeightsSource:
     """Changes whenever the content may have: path, size and time of each file, or what determines random weights."""
     revision: str | None = None
     """Commit of the repository that it came from, where a record or the hub's cache says so."""
+    precision: Precision = "fp32"
+    """In which the tensors are kept; others than fp32 save the float32 copy (:mod:`featcache.models.direct`)."""
 
 
 def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bool = True) -> WeightsSource:
