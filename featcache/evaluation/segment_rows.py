@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import ProbeError
-from featcache.evaluation.native import to_input
+from featcache.evaluation.native import Border, to_input, to_native
 from featcache.probes.token_stream import TokenSource, TokenStream
 from featcache.records import Task, evenly_spaced
 from featcache.store import FeatureStore, Masks
@@ -20,6 +20,7 @@ __all__ = [
     "Shots",
     "draw_shots",
     "joined_rows",
+    "refuse_cropped",
     "segmentation_task",
     "select_segment_rows",
     "straddling_notes",
@@ -171,6 +172,18 @@ def straddling_notes(parts: Mapping[str, SegmentRows], allowed: bool) -> list[st
     if shared:
         notes.append(f"{len(shared)} {kind} are in more than one split: the numbers are too good.")
     return notes
+
+
+def refuse_cropped(store: FeatureStore, masks: Masks, rows: SegmentRows, border: Border) -> None:
+    """Say before anything is trained that the store's recipe cut off a part of the planes to be scored.
+
+    Raises
+    ------
+    ProbeError
+        If it did and ``border`` is ``refuse``.
+    """
+    for shape in sorted({masks.shape(name) for name in rows.ids}):
+        to_native(np.zeros((2, 1, 1), np.float32), shape, store.attributes["spec"]["preprocess"], border=border)
 
 
 def training_classes(masks: Masks, rows: SegmentRows, prefix: str) -> list[str]:

@@ -24,6 +24,7 @@ from featcache.evaluation.segment_rows import (
     Shots,
     draw_shots,
     joined_rows,
+    refuse_cropped,
     segmentation_task,
     select_segment_rows,
     straddling_notes,
@@ -142,6 +143,8 @@ def segment(
                 f"dataset {opened.dataset}: no samples with a mask in split {name!r}",
                 remedy=f"Samples by split: {counts}. Choose with --split, or give the data a split.",
             )
+    if protocol == "native":
+        refuse_cropped(opened, masks, parts[split], border)
     notes = straddling_notes(parts, allow_patient_overlap)
     if split == "val":
         notes.append("Scored on val, on which the head was chosen: the numbers are too good.")

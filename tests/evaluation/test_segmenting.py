@@ -201,3 +201,16 @@ def test_settings_that_fit_nothing_are_refused(store: FeatureStore) -> None:
         HeadSettings(head="knn", solver="ridge")
     with pytest.raises(ProbeError, match="learns from train"):
         segment(store, split="train")
+
+
+def test_a_recipe_that_crops_is_refused_before_training_or_its_border_is_background(tmp_path: Path) -> None:
+    root = write_scans(tmp_path / "scans")
+    dataset = load_dataset("nifti", root=root, axis="axial", split_file=root / "split.csv")
+    write_masks(dataset)
+    store = featcache.open(featcache.extract("pixels", dataset, preprocess="radiology", patches=True).store)
+    with pytest.raises(ProbeError, match="radiology-seg"):
+        segment(store, RIDGE)
+    outcome = segment(store, RIDGE, border="background", n_bootstrap=20)
+    assert outcome.predictions is not None
+    for drawn in outcome.predictions.values():
+        assert not drawn[:3].any()
