@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from featcache.probes.segment_losses import SegmentLoss, segment_loss
+from featcache.probes.segment_losses import SegmentLoss, one_hot, segment_slope
 from featcache.probes.upsampling import bilinear_matrix
 
 __all__ = ["LinearBank", "join_layers"]
@@ -87,10 +87,10 @@ class LinearBank:
         product = torch.addmm(self.bias, flat, self.weight).view(*tokens.shape[:3], self._count, self._classes)
         maps = product.permute(3, 0, 4, 1, 2).contiguous()
         slopes = torch.empty_like(maps)
+        truth = one_hot(labels, self._classes)
         for head in range(self._count):
-            small = maps[head].requires_grad_()
-            large = self._rows @ small @ self._columns
-            (slopes[head],) = torch.autograd.grad(segment_loss(large, labels, self._loss), small)
+            large = self._rows @ maps[head] @ self._columns
+            slopes[head] = self._rows.T @ segment_slope(large, truth, self._loss) @ self._columns.T
         slope = slopes.permute(1, 3, 4, 0, 2).reshape(len(flat), -1)
         for value, speed, change in zip(
             (self.weight, self.bias), self._speed, (flat.T @ slope, slope.sum(dim=0)), strict=True

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from featcache.errors import ProbeError
 from featcache.probes.segment_linear import LinearBank
-from featcache.probes.segment_losses import SegmentLoss
+from featcache.probes.segment_losses import SegmentLoss, one_hot, segment_loss, segment_slope
 from featcache.probes.segment_training import GradientSegmenter, train_bank
 from featcache.probes.token_stream import TokenStream
 
@@ -77,6 +77,18 @@ def test_every_head_of_the_grid_equals_a_plain_torch_loop(kind: SegmentLoss) -> 
             expected = head(images.permute(0, 3, 1, 2))
         assert not torch.allclose(expected, functional.conv2d(images.permute(0, 3, 1, 2), start.T[:, :, None, None]))
         torch.testing.assert_close(bank.logits(images, place), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ce", "dice", "dice+ce"])
+def test_the_gradient_is_that_of_autograd_on_the_loss_written_by_hand(kind: SegmentLoss) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 3, 7, 9, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 3, (3, 7, 9), generator=generator)
+    loss = loss_by_hand(logits, labels, kind)
+    torch.testing.assert_close(segment_loss(logits, labels, kind), loss, rtol=1e-6, atol=1e-6)
+    (expected,) = torch.autograd.grad(loss, logits)
+    found = segment_slope(logits.detach().float(), one_hot(labels, 3), kind)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-7)
 
 
 def test_the_rate_is_chosen_on_val_and_one_head_is_trained_anew_on_both() -> None:
