@@ -214,3 +214,41 @@ def test_a_recipe_that_crops_is_refused_before_training_or_its_border_is_backgro
     assert outcome.predictions is not None
     for drawn in outcome.predictions.values():
         assert not drawn[:3].any()
+
+
+class Layered:
+    """Tokens (n, 2, h, w, D) whose second layer are those of an array and whose first are its squares."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape, self.dtype, self.ndim = (array.shape[0], 2, *array.shape[1:]), array.dtype, 5
+
+    def __getitem__(self, rows: Any) -> Any:
+        found = self._array[rows]
+        return np.stack([found**2, found], axis=1)
+
+
+class LayeredStore(FeatureStore):
+    """A store whose tokens have a layer axis."""
+
+    def __getitem__(self, name: str) -> Any:
+        return Layered(super().__getitem__(name)) if name == "patches" else super().__getitem__(name)
+
+
+def test_heads_of_several_layers_read_them_and_linear_reads_the_last(store: FeatureStore) -> None:
+    layered = LayeredStore(store.path)
+    asked: dict[str, Any] = {"protocol": "study", "n_bootstrap": 10, "fresh": True, "record": False}
+    plain, last, several = (
+        segment(one, settings, **asked).result.runs[0].metrics["pooled_dice"].value
+        for one, settings in (
+            (store, RIDGE),
+            (layered, RIDGE),
+            (layered, HeadSettings(head="linear-ms", solver="ridge", batch_size=16)),
+        )
+    )
+    assert last == plain
+    assert several > plain + 0.01  # a straight line cannot tell three levels of grey, a parabola can
+    unet = HeadSettings(head="unet", learning_rates=(1e-2,), epochs=2, batch_size=4)
+    (run,) = segment(layered, unet, shots=(1,), by_volume=True, **asked).result.runs
+    assert run.parameters == {"head": "unet", "shots": 1, "lr": 1e-2}
+    assert 0 < run.metrics["pooled_dice"].value <= 1
