@@ -1,4 +1,4 @@
-"""Predictions on native grids that are computed when they are asked for; the deepest of several layers of tokens."""
+"""Predictions on native grids that are computed when they are asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featcache.evaluation.segment_heads import Segmenter
 from featcache.evaluation.segment_rows import SegmentRows
 from featcache.store import Masks
 
-__all__ = ["LastLayer", "NativePredictions"]
+__all__ = ["NativePredictions"]
 
 
 class NativePredictions(Mapping[str, NDArray[np.uint8]]):
@@ -60,16 +60,3 @@ class NativePredictions(Mapping[str, NDArray[np.uint8]]):
         tokens = self._tokens[[self._row[sample]]].astype(np.float32)
         shape = self._masks.shape(sample)
         return to_native(self._head.logits(tokens)[0], shape, self._preprocess, border=self._border)
-
-
-class LastLayer:
-    """The deepest layer of (n, L, h, w, D) tokens."""
-
-    def __init__(self, tokens: Any) -> None:
-        self._tokens = tokens
-        self.shape: tuple[int, ...] = (tokens.shape[0], *tokens.shape[2:])
-        self.dtype: np.dtype[Any] = tokens.dtype
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        found: NDArray[Any] = self._tokens[rows][:, -1]
-        return found

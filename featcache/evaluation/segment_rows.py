@@ -26,6 +26,7 @@ __all__ = [
     "straddling_notes",
     "stream_rows",
     "training_classes",
+    "unmasked_notes",
 ]
 
 PATCHES = "patches"
@@ -172,6 +173,14 @@ def straddling_notes(parts: Mapping[str, SegmentRows], allowed: bool) -> list[st
     if shared:
         notes.append(f"{len(shared)} {kind} are in more than one split: the numbers are too good.")
     return notes
+
+
+def unmasked_notes(store: FeatureStore, parts: Mapping[str, SegmentRows]) -> list[str]:
+    """How many samples of each split have no mask: they are neither learnt from nor scored."""
+    sizes = store.samples["split"].value_counts()
+    missing = {name: int(sizes.get(name, 0)) - len(rows) for name, rows in parts.items()}
+    shown = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
+    return [f"Samples without a mask, neither learnt from nor scored: {shown}."] if shown else []
 
 
 def refuse_cropped(store: FeatureStore, masks: Masks, rows: SegmentRows, border: Border) -> None:

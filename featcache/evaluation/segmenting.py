@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from featcache.errors import ConfigurationError, ProbeError
 from featcache.evaluation.native import Border
 from featcache.evaluation.native_scores import SegmentationScores
-from featcache.evaluation.segment_heads import HeadSettings, Segmenter, make_segmenter, uses_layers
-from featcache.evaluation.segment_predictions import LastLayer, NativePredictions
+from featcache.evaluation.segment_fitting import FittingJob
+from featcache.evaluation.segment_heads import HeadSettings
+from featcache.evaluation.segment_predictions import NativePredictions
 from featcache.evaluation.segment_rows import (
     SegmentRows,
     Shots,
     draw_shots,
-    joined_rows,
     refuse_cropped,
     segmentation_task,
     select_segment_rows,
     straddling_notes,
-    stream_rows,
     training_classes,
+    unmasked_notes,
 )
 from featcache.evaluation.segment_scores import native_run, study_run
 from featcache.metrics.segmentation import DEFAULT_TOLERANCE
@@ -145,7 +145,7 @@ def segment(
             )
     if protocol == "native":
         refuse_cropped(opened, masks, parts[split], border)
-    notes = straddling_notes(parts, allow_patient_overlap)
+    notes = straddling_notes(parts, allow_patient_overlap) + unmasked_notes(opened, parts)
     if split == "val":
         notes.append("Scored on val, on which the head was chosen: the numbers are too good.")
     question = {
@@ -174,7 +174,7 @@ def segment(
     known = None if fresh else ledger.find("segment", mark)
     if known is not None:
         return SegmentationOutcome(known, masks, None, None)
-    job = _Job(opened, masks, settings, memory)
+    job = FittingJob(opened, masks, settings, memory)
     runs: list[ProbeRun] = []
     selections: dict[str, Any] = {}
     predictions: NativePredictions | None = None
@@ -237,29 +237,6 @@ def segment(
         versions=_versions(),
     )
     return SegmentationOutcome(ledger.record(result) if record else result, masks, predictions, scores)
-
-
-class _Job:
-    """What all runs of one call share: the store's tokens, the input square, the memory."""
-
-    def __init__(self, store: FeatureStore, masks: Masks, settings: HeadSettings, memory: int) -> None:
-        self._store, self._masks, self._settings, self._memory = store, masks, settings, memory
-        self.preprocess: Mapping[str, Any] = store.attributes["spec"]["preprocess"]
-        self.size = int(self.preprocess["crop"])
-        tokens = store["patches"]
-        self.tokens: Any = tokens if tokens.ndim != 5 or uses_layers(settings) else LastLayer(tokens)
-
-    def stream(self, rows: SegmentRows, *, keep: bool = True) -> Any:
-        return stream_rows(
-            self._store, self._masks, rows, self.size, self._memory // 2 if keep else 0, tokens=self.tokens
-        )
-
-    def fit(self, train: SegmentRows, val: SegmentRows, *, again: bool) -> Segmenter:
-        learning = self.stream(train)
-        head = make_segmenter(self._settings, len(self._masks.class_names), learning)
-        choosing = self.stream(val, keep=False) if len(val) else None
-        both = self.stream(joined_rows(train, val)) if again and len(val) else None
-        return head.fit(learning, choosing, both)
 
 
 def _digest(store: FeatureStore, masks: Masks, rows: SegmentRows) -> str:

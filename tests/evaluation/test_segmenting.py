@@ -160,6 +160,7 @@ def test_a_volume_without_mask_in_train_is_refused_and_in_test_left_out(tmp_path
     (root / "v7_seg.nii.gz").unlink()
     outcome = segment(made(root), RIDGE, n_bootstrap=20)
     assert [part.value for part in outcome.result.runs[0].subgroups] == ["v6"]
+    assert any("without a mask, neither learnt from nor scored: test 8." in note for note in outcome.result.notes)
     (root / "v1_seg.nii.gz").unlink()
     with pytest.raises(ProbeError, match="1 volumes of split 'train' have no mask: v1"):
         segment(made(root), RIDGE)
