@@ -218,6 +218,8 @@ def segment(
         task=answered.name,
         classes=answered.classes,
         config={
+            "features": "patches",
+            "interval": "percentile",
             **{name: value for name, value in question.items() if name != "settings"},
             **asdict(settings),
             "resampled": "patients" if known_patients else "volumes" if protocol == "native" else "images",

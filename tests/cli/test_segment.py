@@ -51,6 +51,10 @@ def test_the_whole_way_from_label_files_to_predictions_that_lie_on_their_images(
     jsonschema.validate(few, schema("probe"))
     assert [one["shots"] for one in few["runs"]] == [1, 2]
     assert "pooled_dice" in few["runs"][0]["metrics"]
+    assert result["id"] in run("results").stdout
+    refused = run("compare", result["id"], few["id"], check=False)
+    assert refused.returncode == 1
+    assert "it scores volumes" in refused.stderr
 
 
 def test_a_head_that_is_not_known_is_named_with_the_nearest(tmp_path: Path) -> None:
