@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from featcache.errors import ProbeError
 from featcache.probes.segment_ridge import flat_tokens
 from featcache.probes.segment_selection import best_of, selection_dice
-from featcache.probes.token_stream import TokenStream
+from featcache.probes.token_stream import TokenBatch, TokenStream
 from featcache.probes.upsampling import area_shares
 
 __all__ = ["LBFGSSegmenter"]
 
 _PENALTIES = (1e-5, 1e-3, 1e-1)
 _GRADIENT = 1e-5
+_KEPT_BYTES = 1 << 28
 
 Moments = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -104,6 +105,7 @@ class LBFGSSegmenter:
         from scipy.optimize import minimize
 
         mean, deviation = self._moments(stream)
+        self._kept: dict[int, NDArray[np.float32]] = {}
         width, found = len(mean), []
         start = np.zeros((width + 1) * self.n_classes)
         for penalty in penalties:
@@ -121,6 +123,19 @@ class LBFGSSegmenter:
             weights = done.x.reshape(width + 1, self.n_classes)
             coef = weights[:-1] / deviation[:, None]
             found.append((coef, weights[-1] - mean @ coef))
+        self._kept = {}
+        return found
+
+    def _targets(self, batch: TokenBatch, grid: tuple[int, int]) -> NDArray[np.float32]:
+        """(b, h, w, C) shares, of as many rows as fit kept from the first pass on."""
+        places = batch.places.tolist()
+        if all(place in self._kept for place in places):
+            return np.stack([self._kept[place] for place in places])
+        found = area_shares(batch.labels, self.n_classes, grid)
+        room = _KEPT_BYTES // found[0].nbytes
+        for place, one in zip(places, found, strict=True):
+            if len(self._kept) < room:
+                self._kept[place] = one.copy()
         return found
 
     def _moments(self, stream: TokenStream) -> Moments:
@@ -143,7 +158,7 @@ class LBFGSSegmenter:
         value, slope, count = 0.0, np.zeros_like(weights), 0
         for batch in stream.batches(self.batch_size):
             rows = (flat_tokens(batch.tokens.astype(np.float32)) - mean) / deviation
-            target = area_shares(batch.labels, self.n_classes, stream.grid).reshape(len(rows), -1)
+            target = self._targets(batch, stream.grid).reshape(len(rows), -1)
             logits = rows @ small[:-1] + small[-1]
             logits -= logits.max(axis=1, keepdims=True)
             power = np.exp(logits)
