@@ -154,12 +154,13 @@ class LBFGSSegmenter:
         """Value and gradient; one pass over the tokens."""
         mean, deviation = moments
         weights = point.reshape(-1, self.n_classes)
-        small = weights.astype(np.float32)
+        scaled = (weights[:-1] / deviation[:, None]).astype(np.float32)  # rather than to divide the tokens
         value, slope, count = 0.0, np.zeros_like(weights), 0
         for batch in stream.batches(self.batch_size):
-            rows = (flat_tokens(batch.tokens.astype(np.float32)) - mean) / deviation
+            rows = flat_tokens(batch.tokens.astype(np.float32))
+            rows -= mean
             target = self._targets(batch, stream.grid).reshape(len(rows), -1)
-            logits = rows @ small[:-1] + small[-1]
+            logits = rows @ scaled + weights[-1].astype(np.float32)
             logits -= logits.max(axis=1, keepdims=True)
             power = np.exp(logits)
             sums = power.sum(axis=1, keepdims=True)
@@ -169,6 +170,7 @@ class LBFGSSegmenter:
             slope[-1] += residual.sum(axis=0, dtype=np.float64)
             count += len(rows)
         slope /= count
+        slope[:-1] /= deviation[:, None]
         slope[:-1] += penalty * weights[:-1]
         return value / count + penalty / 2 * float((weights[:-1] ** 2).sum()), slope.ravel()
 
