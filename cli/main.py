@@ -23,6 +23,7 @@ from .extract import extract, labels, why
 from .preview import preview
 from .probe import probe
 from .results import compare, results
+from .segment import masks, segment
 from .store import gc as collect
 from .store import info, list_, rm, verify
 
@@ -62,8 +63,10 @@ for command in (
     datasets,
     doctor,
     demo,
+    masks,
 ):
     cli.add_command(command)
+probe.add_command(segment)
 
 
 def main() -> None:

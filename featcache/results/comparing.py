@@ -117,8 +117,9 @@ def _run(result: Result, place: int) -> tuple[ProbeRun, NDArray[np.float64]]:
         raise ResultError(f"{result.id} has {len(result.runs)} runs, not one of number {place}")
     run = result.runs[place]
     if run.scores is None:
+        what = "it scores volumes" if result.probe == "segment" else "it is a mean over episodes"
         raise ResultError(
-            f"{result.id} keeps no score of each sample: it is a mean over episodes",
+            f"{result.id} keeps no score of each sample: {what}",
             remedy="Compare probes that score every sample once.",
         )
     return run, run.scores
