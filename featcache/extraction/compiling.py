@@ -41,7 +41,7 @@ def compile_planned(encoder: Encoder, plan: Plan, device: str, batch_size: int, 
         Its pending rows are what has to repay the compilation.
     choice
         ``on``, ``off``, or ``auto``: on CUDA, if one batch, timed, says that the run is long enough. On a CPU
-        compiling was never found to repay, so ``auto`` is ``off`` there.
+        nobody has measured what it saves, so ``auto`` is ``off`` there.
 
     Returns
     -------
