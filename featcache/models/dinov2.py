@@ -2,7 +2,8 @@
 
 The network is timm's ``VisionTransformer``, which at the native 518 px computes what the authors' code does. What
 differs between libraries is how the position embedding is brought to another size, so that is done here, once,
-as in the authors' repository: bicubic by the scale factor (n + 0.1) / 37, without antialiasing.
+as in the authors' repository: bicubic by the scale factor (n + 0.1) / 37, without antialiasing; for the models with
+registers to the exact size, with antialiasing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from featcache.models.spec import ModelSpec
 from featcache.models.timm_networks import VisionTransformerEncoder
 from featcache.models.weights import WeightsSource
 
-__all__ = ["authors_position_embedding", "build", "canonical_tensors"]
+__all__ = ["authors_position_embedding", "build", "canonical_tensors", "registers_position_embedding"]
 
 NATIVE_SIZE = 518
 OFFSET = 0.1
@@ -30,6 +31,7 @@ OFFSET = 0.1
 _FROM_HUGGING_FACE = {
     "embeddings.cls_token": "cls_token",
     "embeddings.position_embeddings": "pos_embed",
+    "embeddings.register_tokens": "reg_token",
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "attention.output.dense": "attn.proj",
     "attention.o_proj": "attn.proj",
@@ -40,7 +42,7 @@ _FROM_HUGGING_FACE = {
     "mlp.down_proj": "mlp.fc2",
     "layernorm": "norm",
 }
-_FROM_AUTHORS = {"mlp.w12": "mlp.fc1", "mlp.w3": "mlp.fc2"}
+_FROM_AUTHORS = {"register_tokens": "reg_token", "mlp.w12": "mlp.fc1", "mlp.w3": "mlp.fc2"}
 # Parts that are one matrix here, in the order in which they are stacked.
 _STACKED = {
     "attn.qkv": (
@@ -66,13 +68,15 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
     with torch.device("meta"):
         network = timm.create_model(spec.architecture, pretrained=False, num_classes=0, img_size=NATIVE_SIZE)
     tensors = canonical_tensors(read_tensors(path))
+    has_registers = "reg_token" in tensors
+    if has_registers:
+        _add_class_position(tensors)
     check_fit(network, tensors, str(path))
     digest = tensors_digest(tensors)
     fill(network, tensors, str(path), source.precision)
     if image_size != NATIVE_SIZE:
-        resized = authors_position_embedding(
-            network.pos_embed.detach(), image_size // network.patch_embed.patch_size[0]
-        )
+        resize = registers_position_embedding if has_registers else authors_position_embedding
+        resized = resize(network.pos_embed.detach(), image_size // network.patch_embed.patch_size[0])
         network.patch_embed.set_input_size(img_size=(image_size, image_size))
         network.pos_embed = torch.nn.Parameter(resized)
     network.to(compute_dtype(source.precision))
@@ -137,3 +141,33 @@ def authors_position_embedding(embedding: torch.Tensor, side: int) -> torch.Tens
     factor = (side + OFFSET) / native
     resized = torch.nn.functional.interpolate(grid, scale_factor=(factor, factor), mode="bicubic", antialias=False)
     return torch.cat([class_token, resized.permute(0, 2, 3, 1).reshape(1, side * side, -1)], dim=1)
+
+
+def registers_position_embedding(embedding: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize a position embedding as facebookresearch/dinov2 does for the models with registers.
+
+    Parameters
+    ----------
+    embedding
+        (1, N * N, D) float32, the native grid.
+    side
+        Patches on a side of the new grid.
+
+    Returns
+    -------
+    Tensor
+        (1, side * side, D).
+    """
+    native = round(embedding.shape[1] ** 0.5)
+    if side == native:
+        return embedding
+    grid = embedding.reshape(1, native, native, -1).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(grid, size=(side, side), mode="bicubic", antialias=True)
+    return resized.permute(0, 2, 3, 1).reshape(1, side * side, -1)
+
+
+def _add_class_position(tensors: dict[str, torch.Tensor]) -> None:
+    """The class token's position belongs to the token in timm's network with registers, which have no position."""
+    positions = tensors["pos_embed"]
+    tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
+    tensors["pos_embed"] = positions[:, 1:]
