@@ -54,7 +54,7 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
 class _TowerEncoder(Encoder):
     """Projected class token; patch tokens and their mean as the trunk's final norm leaves them."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         tower: Any = self._module
         tokens = tower["trunk"].forward_features(pixels)
         patches = tokens[:, tower["trunk"].num_prefix_tokens :]
