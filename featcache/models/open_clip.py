@@ -16,6 +16,7 @@ from featcache.models.checkpoints import load_strict, read_tensors, tensors_dige
 from featcache.models.encoder import Encoder, square_grid
 from featcache.models.spec import ModelSpec
 from featcache.models.weights import WeightsSource
+from featcache.registry import load_dotted
 
 __all__ = ["build"]
 
@@ -30,6 +31,8 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
     WeightsError
         If the checkpoint has no such tower, or tensors of it are missing, surplus or of another shape.
     """
+    if spec.name.startswith("open_clip:"):
+        return load_dotted("featcache.models.open_clip_towers:build")(spec, source, image_size)  # type: ignore[no-any-return]
     if source.path is None:
         raise WeightsError(f"{spec.name} needs a checkpoint", remedy="Pass --weights FILE.")
     tensors = {name: tensor for name, tensor in read_tensors(source.path).items() if name.startswith("visual.")}
@@ -54,7 +57,7 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
 class _TowerEncoder(Encoder):
     """Projected class token; patch tokens and their mean as the trunk's final norm leaves them."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         tower: Any = self._module
         tokens = tower["trunk"].forward_features(pixels)
         patches = tokens[:, tower["trunk"].num_prefix_tokens :]

@@ -75,7 +75,7 @@ def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bo
         return WeightsSource(None, "none|pixels")
     if weights is not None:
         return _source(spec, _given(spec, weights.expanduser()))
-    if Path(spec.checkpoint).is_dir() and spec.source == "huggingface":
+    if Path(spec.checkpoint).is_dir() and spec.source in ("huggingface", "open_clip"):
         return _source(spec, Path(spec.checkpoint))
     if spec.checkpoint in _PACKAGES:
         return _source(spec, _packaged(spec))
@@ -172,7 +172,7 @@ def _source(spec: ModelSpec, path: Path) -> WeightsSource:
         if not file.name.endswith(".json"):
             check_file(file)
     if path.is_dir():
-        files += [path / "config.json"] if (path / "config.json").is_file() else []
+        files += [path / name for name in ("config.json", "open_clip_config.json") if (path / name).is_file()]
         for fact in compare_configuration(spec, path):
             warnings.warn(fact, FeatcacheWarning, stacklevel=2)
     stamps = [f"{file.name} {(status := file.stat()).st_size} {status.st_mtime_ns}" for file in files]

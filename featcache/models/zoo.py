@@ -1,4 +1,4 @@
-"""The encoders that featcache knows by name, and what ``hf:`` and ``timm:`` ids stand for."""
+"""The encoders that featcache knows by name, and what ``hf:``, ``timm:`` and ``open_clip:`` ids stand for."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ MODELS: Registry[ModelSpec] = Registry(
 
 _PREFIXES = {
     "hf": "featcache.models.huggingface:describe",
+    "open_clip": "featcache.models.open_clip_towers:describe",
     "timm": "featcache.models.timm_networks:describe",
 }
 
@@ -92,7 +93,7 @@ def resolve_model(name: str) -> ModelSpec:
     Parameters
     ----------
     name
-        A registry name, ``hf:<hub id or local folder>`` or ``timm:<name>``.
+        A registry name, ``hf:<hub id or local folder>``, ``timm:<name>`` or ``open_clip:<folder or architecture>``.
 
     Raises
     ------
@@ -110,6 +111,9 @@ def resolve_model(name: str) -> ModelSpec:
     if not colon:
         return MODELS[name]
     if prefix not in _PREFIXES or not rest:
-        raise UnknownNameError(f"unknown model {name!r}", remedy="Known forms: a name, hf:<id or folder>, timm:<name>.")
+        raise UnknownNameError(
+            f"unknown model {name!r}",
+            remedy="Known forms: a name, hf:<id or folder>, timm:<name>, open_clip:<folder or architecture>.",
+        )
     spec: ModelSpec = load_dotted(_PREFIXES[prefix])(rest)
     return spec
