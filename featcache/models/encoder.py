@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODER_VERSIONS", "INTERMEDIATE_BLOCKS", "Encoder", "load_encoder", "load_model", "square_grid"]
 
-ENCODER_VERSIONS: dict[Source, int] = {"dinov2": 1, "huggingface": 1, "open_clip": 1, "pixels": 1, "timm": 1}
+ENCODER_VERSIONS: dict[Source, int] = {
+    "dinov2": 1,
+    "huggingface": 1,
+    "open_clip": 1,
+    "pixels": 1,
+    "python": 1,
+    "timm": 1,
+}
 """Semantic version of each source's wrapper, part of the cache key: raise one when its features change."""
 
 INTERMEDIATE_BLOCKS = 3
@@ -39,6 +46,7 @@ _BUILDERS: dict[Source, str] = {
     "huggingface": "featcache.models.huggingface:build",
     "open_clip": "featcache.models.open_clip:build",
     "pixels": "featcache.models.pixels:build",
+    "python": "featcache.models.python_file:build",
     "timm": "featcache.models.timm_networks:build",
 }
 

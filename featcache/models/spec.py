@@ -9,7 +9,7 @@ from featcache.errors import ConfigurationError
 
 __all__ = ["ModelSpec", "Source", "require_input_size"]
 
-Source = Literal["dinov2", "huggingface", "open_clip", "pixels", "timm"]
+Source = Literal["dinov2", "huggingface", "open_clip", "pixels", "python", "timm"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -17,6 +17,7 @@ from featcache.models.fetched import check_record, compare_configuration, record
 from featcache.models.hub import cached, carry, download, folder_name, list_repository, needed_files, weight_files
 from featcache.models.runtime import Precision
 from featcache.models.spec import ModelSpec
+from featcache.registry import load_dotted
 
 __all__ = ["WeightsSource", "locate_weights"]
 
@@ -64,6 +65,11 @@ def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bo
     MissingDependencyError
         If they come with a package that is not installed.
     """
+    if spec.source == "python":
+        if weights is not None:
+            raise ConfigurationError(f"{spec.name} loads its weights itself", remedy="Leave --weights out.")
+        own: WeightsSource = load_dotted("featcache.models.python_file:source_of")(spec)
+        return own
     if weights is not None and (spec.random_seed is not None or spec.source == "pixels"):
         raise ConfigurationError(
             f"{spec.name} takes no weights", remedy="Leave --weights out, or choose another model."

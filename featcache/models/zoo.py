@@ -93,7 +93,8 @@ def resolve_model(name: str) -> ModelSpec:
     Parameters
     ----------
     name
-        A registry name, ``hf:<hub id or local folder>``, ``timm:<name>`` or ``open_clip:<folder or architecture>``.
+        A registry name, ``hf:<hub id or local folder>``, ``timm:<name>``,
+        ``open_clip:<folder or architecture>``, or ``my_model.py:build``, whose code is run.
 
     Raises
     ------
@@ -110,10 +111,15 @@ def resolve_model(name: str) -> ModelSpec:
     prefix, colon, rest = name.partition(":")
     if not colon:
         return MODELS[name]
+    file, _, function = name.rpartition(":")
+    if file.endswith(".py") and function:
+        own: ModelSpec = load_dotted("featcache.models.python_file:describe")(name)
+        return own
     if prefix not in _PREFIXES or not rest:
         raise UnknownNameError(
             f"unknown model {name!r}",
-            remedy="Known forms: a name, hf:<id or folder>, timm:<name>, open_clip:<folder or architecture>.",
+            remedy="Known forms: a name, hf:<id or folder>, timm:<name>, open_clip:<folder or architecture>, "
+            "my_model.py:build.",
         )
     spec: ModelSpec = load_dotted(_PREFIXES[prefix])(rest)
     return spec

@@ -76,6 +76,7 @@ def expected_features(model: Dinov2Model, pixels: torch.Tensor) -> dict[str, tor
         "cls": normed[-1][:, 0],
         "intermediate": torch.stack([normed[-4][:, 0], normed[-3][:, 0], normed[-2][:, 0]], dim=1),
         "patch_mean": normed[-1][:, 1:].mean(dim=1),
+        "patches": normed[-1][:, 1:].unflatten(1, (pixels.shape[-1] // 14, -1)),
     }
 
 
@@ -87,7 +88,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_at_518_pixels_it_is_transformers(reference: Dinov2Model, checkpoints: dict[str, Path], layout: str) -> None:
     pixels = torch.randn(1, 3, 518, 518, generator=torch.Generator().manual_seed(1))
     encoder = load_model("dinov2_vits14", weights=checkpoints[layout], image_size=518)
-    found, expected = encoder.encode(pixels), expected_features(reference, pixels)
+    found, expected = encoder.encode(pixels, patches=True), expected_features(reference, pixels)
     assert encoder.arrays == {"cls": (384,), "intermediate": (3, 384), "patch_mean": (384,)}
     for name, rows in expected.items():
         assert relative_error(found[name], rows) < 1e-5, name
@@ -105,7 +106,7 @@ def test_at_other_sizes_positions_are_resized_as_the_authors_do(
     assert scaled.shape[-2:] == (side, side)
     positions = torch.cat([table[:, :1], scaled.flatten(2).transpose(1, 2)], dim=1)
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
-    found = load_model("dinov2_vits14", weights=checkpoints["authors"], image_size=size).encode(pixels)
+    found = load_model("dinov2_vits14", weights=checkpoints["authors"], image_size=size).encode(pixels, patches=True)
     library = expected_features(reference, pixels)
     monkeypatch.setattr(reference.embeddings, "interpolate_pos_encoding", lambda *_: positions)
     for name, rows in expected_features(reference, pixels).items():

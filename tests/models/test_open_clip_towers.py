@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import save_file
 
 from featcache.errors import ConfigurationError, UnknownNameError, WeightsError
-from featcache.models import load_model, resolve_model
+from featcache.models import footprint, load_model, resolve_model
 from tests.models.test_dinov2 import relative_error
 
 open_clip = pytest.importorskip("open_clip")
@@ -127,6 +127,7 @@ def test_preprocessing_and_digest_are_those_of_the_configuration(tmp_path: Path)
     spec = resolve_model(f"open_clip:{tmp_path}")
     assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (spec.resize, spec.interpolation, spec.image_size, spec.patch) == ("squash", "bilinear", 64, 16)
+    assert footprint(spec, 64, "fp32") is None, "its shape is in its own configuration"
     first = load_model(f"open_clip:{tmp_path}").weights_digest
     path = tmp_path / "open_clip_config.json"
     content = json.loads(path.read_text())
