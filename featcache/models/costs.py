@@ -52,7 +52,7 @@ def blueprint(spec: ModelSpec, image_size: int | None = None) -> torch.nn.Module
 
             sized = {"img_size": image_size or spec.image_size} if spec.patch is not None else {}
             network: torch.nn.Module = timm.create_model(spec.architecture, num_classes=0, **sized)
-        elif spec.source == "open_clip":
+        elif spec.source == "open_clip" and ":" not in spec.name:
             network = _with_projection(spec)
         elif spec.name in CONFIGURATIONS:
             network = _configured(spec)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODER_VERSIONS", "INTERMEDIATE_BLOCKS", "Encoder", "load_encoder", "load_model", "square_grid"]
 
-ENCODER_VERSIONS: dict[Source, int] = {"dinov2": 1, "huggingface": 1, "pixels": 1, "timm": 1}
+ENCODER_VERSIONS: dict[Source, int] = {"dinov2": 1, "huggingface": 1, "open_clip": 1, "pixels": 1, "timm": 1}
 """Semantic version of each source's wrapper, part of the cache key: raise one when its features change."""
 
 INTERMEDIATE_BLOCKS = 3
@@ -34,6 +34,7 @@ _PRECISIONS: dict[str, Precision] = {"torch.float32": "fp32", "torch.bfloat16": 
 _BUILDERS: dict[Source, str] = {
     "dinov2": "featcache.models.dinov2:build",
     "huggingface": "featcache.models.huggingface:build",
+    "open_clip": "featcache.models.open_clip_towers:build",
     "pixels": "featcache.models.pixels:build",
     "timm": "featcache.models.timm_networks:build",
 }

@@ -17,7 +17,7 @@ from featcache.models.spec import ModelSpec
 from featcache.models.weights import WeightsSource
 from featcache.registry import nearest
 
-__all__ = ["VisionTransformerEncoder", "build", "describe"]
+__all__ = ["VisionTransformerEncoder", "build", "describe", "map_features", "transformer_features"]
 
 
 def describe(name: str) -> ModelSpec:
@@ -129,22 +129,7 @@ class VisionTransformerEncoder(Encoder):
     """timm's ``VisionTransformer``: class tokens of the last blocks, mean of the patch tokens."""
 
     def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        network: Any = self._module
-        kept = min(len(network.blocks), INTERMEDIATE_BLOCKS + 1)
-        layers = network.forward_intermediates(
-            pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
-        )
-        if network.num_prefix_tokens == 0:  # then there are no pairs, and the last layer is all that the head sees
-            pooled = network.forward_head(layers[-1], pre_logits=True)
-            return {"cls": pooled, "patch_mean": layers[-1].mean(dim=1)} | square_grid(layers[-1])
-        patches, prefix = layers[-1]
-        grid = square_grid(patches)
-        if network.cls_token is None:
-            tokens = torch.cat([prefix, patches], dim=1)
-            return {"cls": network.forward_head(tokens, pre_logits=True), "patch_mean": patches.mean(dim=1)} | grid
-        classes = torch.stack([prefix[:, 0] for _, prefix in layers], dim=1)
-        earlier = {"intermediate": classes[:, :-1]} if kept > 1 else {}
-        return {"cls": classes[:, -1], **earlier, "patch_mean": patches.mean(dim=1), **grid}
+        return transformer_features(self._module, pixels)[0]
 
 
 class _PooledEncoder(Encoder):
@@ -153,10 +138,33 @@ class _PooledEncoder(Encoder):
     def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         network: Any = self._module
         last = network.forward_features(pixels)
-        pooled = network.forward_head(last, pre_logits=True)
-        if last.ndim == 3:
-            tokens = last[:, int(getattr(network, "num_prefix_tokens", 0)) :]
-            return {"cls": pooled, "patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
-        if str(getattr(network, "output_fmt", "NCHW")) == "NHWC":
-            return {"cls": pooled, "patch_mean": last.mean(dim=(1, 2)), "patches": last}
-        return {"cls": pooled, "patch_mean": last.mean(dim=(2, 3)), "patches": last.movedim(1, -1)}
+        return {"cls": network.forward_head(last, pre_logits=True), **map_features(network, last)}
+
+
+def transformer_features(network: Any, pixels: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Features of a ``VisionTransformer``, and the last block's tokens (B, n, D) after the final norm, all of them."""
+    kept = min(len(network.blocks), INTERMEDIATE_BLOCKS + 1)
+    layers = network.forward_intermediates(
+        pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
+    )
+    if network.num_prefix_tokens == 0:  # then there are no pairs, and the last layer is all that the head sees
+        tokens = patches = layers[-1]
+    else:
+        patches, prefix = layers[-1]
+        tokens = torch.cat([prefix, patches], dim=1)
+    features = {"patch_mean": patches.mean(dim=1)} | square_grid(patches)
+    if network.cls_token is None:
+        return {"cls": network.forward_head(tokens, pre_logits=True), **features}, tokens
+    classes = torch.stack([prefix[:, 0] for _, prefix in layers], dim=1)
+    earlier = {"intermediate": classes[:, :-1]} if kept > 1 else {}
+    return {"cls": classes[:, -1], **earlier, **features}, tokens
+
+
+def map_features(network: Any, last: torch.Tensor) -> dict[str, torch.Tensor]:
+    """``patch_mean`` and ``patches`` of any timm network's last map or tokens."""
+    if last.ndim == 3:
+        tokens = last[:, int(getattr(network, "num_prefix_tokens", 0)) :]
+        return {"patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
+    if str(getattr(network, "output_fmt", "NCHW")) == "NHWC":
+        return {"patch_mean": last.mean(dim=(1, 2)), "patches": last}
+    return {"patch_mean": last.mean(dim=(2, 3)), "patches": last.movedim(1, -1)}

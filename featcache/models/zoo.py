@@ -1,4 +1,4 @@
-"""The encoders that featcache knows by name, and what ``hf:`` and ``timm:`` ids stand for."""
+"""The encoders that featcache knows by name, and what ``hf:``, ``open_clip:`` and ``timm:`` ids stand for."""
 
 from __future__ import annotations
 
@@ -82,8 +82,10 @@ MODELS: Registry[ModelSpec] = Registry(
 
 _PREFIXES = {
     "hf": "featcache.models.huggingface:describe",
+    "open_clip": "featcache.models.open_clip_configurations:describe",
     "timm": "featcache.models.timm_networks:describe",
 }
+_FORMS = "Known forms: a name, hf:<id or folder>, open_clip:<model>/<tag or file>, timm:<name>."
 
 
 def resolve_model(name: str) -> ModelSpec:
@@ -92,14 +94,14 @@ def resolve_model(name: str) -> ModelSpec:
     Parameters
     ----------
     name
-        A registry name, ``hf:<hub id or local folder>`` or ``timm:<name>``.
+        A registry name, ``hf:<hub id or local folder>``, ``open_clip:<model>/<tag or file>`` or ``timm:<name>``.
 
     Raises
     ------
     UnknownNameError
         With the nearest names.
     WeightsError
-        If an ``hf:`` model's configuration cannot be had.
+        If an ``hf:`` or ``open_clip:`` model's configuration cannot be had.
 
     Examples
     --------
@@ -110,6 +112,6 @@ def resolve_model(name: str) -> ModelSpec:
     if not colon:
         return MODELS[name]
     if prefix not in _PREFIXES or not rest:
-        raise UnknownNameError(f"unknown model {name!r}", remedy="Known forms: a name, hf:<id or folder>, timm:<name>.")
+        raise UnknownNameError(f"unknown model {name!r}", remedy=_FORMS)
     spec: ModelSpec = load_dotted(_PREFIXES[prefix])(rest)
     return spec
