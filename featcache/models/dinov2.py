@@ -2,13 +2,12 @@
 
 The network is timm's ``VisionTransformer``, which at the native 518 px computes what the authors' code does. What
 differs between libraries is how the position embedding is brought to another size, so that is done here, once,
-as in the authors' repository: bicubic by the scale factor (n + 0.1) / 37, without antialiasing; for the networks with
-registers (``dinov2_vit*14_reg``) bicubic to the exact size, with antialiasing.
+as in the authors' repository: bicubic by the scale factor (n + 0.1) / 37, without antialiasing; for the models with
+registers to the exact size, with antialiasing.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -24,7 +23,7 @@ from featcache.models.spec import ModelSpec
 from featcache.models.timm_networks import VisionTransformerEncoder
 from featcache.models.weights import WeightsSource
 
-__all__ = ["authors_position_embedding", "build", "canonical_tensors"]
+__all__ = ["authors_position_embedding", "build", "canonical_tensors", "registers_position_embedding"]
 
 NATIVE_SIZE = 518
 OFFSET = 0.1
@@ -69,15 +68,15 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
     with torch.device("meta"):
         network = timm.create_model(spec.architecture, pretrained=False, num_classes=0, img_size=NATIVE_SIZE)
     tensors = canonical_tensors(read_tensors(path))
-    digest = tensors_digest(tensors)
-    has_registers = network.reg_token is not None
-    if has_registers:
-        tensors = _class_position_added(tensors)
+    has_registers = "reg_token" in tensors
+    if has_registers and {"cls_token", "pos_embed"} <= set(tensors):  # what is missing is listed below
+        _add_class_position(tensors)
     check_fit(network, tensors, str(path))
+    digest = tensors_digest(tensors)
     fill(network, tensors, str(path), source.precision)
     if image_size != NATIVE_SIZE:
-        side = image_size // network.patch_embed.patch_size[0]
-        resized = authors_position_embedding(network.pos_embed.detach(), side, has_registers=has_registers)
+        resize = registers_position_embedding if has_registers else authors_position_embedding
+        resized = resize(network.pos_embed.detach(), image_size // network.patch_embed.patch_size[0])
         network.patch_embed.set_input_size(img_size=(image_size, image_size))
         network.pos_embed = torch.nn.Parameter(resized)
     network.to(compute_dtype(source.precision))
@@ -119,46 +118,56 @@ def _renamed(name: str) -> str:
     return name
 
 
-def _class_position_added(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """timm's networks with registers have no position for the class token: it is a part of the token."""
-    changed = dict(tensors)
-    if {"cls_token", "pos_embed"} <= set(tensors):
-        positions = tensors["pos_embed"]
-        changed["cls_token"], changed["pos_embed"] = tensors["cls_token"] + positions[:, :1], positions[:, 1:]
-    return changed
-
-
-def authors_position_embedding(embedding: torch.Tensor, side: int, *, has_registers: bool = False) -> torch.Tensor:
-    """Resize a position embedding as facebookresearch/dinov2 does.
+def authors_position_embedding(embedding: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize a position embedding as facebookresearch/dinov2 does for the models without registers.
 
     Parameters
     ----------
     embedding
-        (1, 1 + N * N, D) float32: class token first, then the native grid; or (1, N * N, D), the grid alone.
+        (1, 1 + N * N, D) float32: class token first, then the native grid.
     side
         Patches on a side of the new grid.
-    has_registers
-        Resize as for the networks with registers: to the exact size and with antialiasing, not by the scale factor
-        (side + 0.1) / N and without.
 
     Returns
     -------
     Tensor
-        (1, 1 + side * side, D), or (1, side * side, D).
-
-    Examples
-    --------
-    >>> authors_position_embedding(torch.ones(1, 1 + 37 * 37, 8), 16).shape
-    torch.Size([1, 257, 8])
+        (1, 1 + side * side, D).
     """
-    native = math.isqrt(embedding.shape[1])
+    class_token, grid = embedding[:, :1], embedding[:, 1:]
+    native = round(grid.shape[1] ** 0.5)
     if side == native:
         return embedding
-    first, grid = embedding[:, : -native * native], embedding[:, -native * native :]
     grid = grid.reshape(1, native, native, -1).permute(0, 3, 1, 2)
-    if has_registers:
-        resized = torch.nn.functional.interpolate(grid, size=(side, side), mode="bicubic", antialias=True)
-    else:
-        factor = (side + OFFSET) / native
-        resized = torch.nn.functional.interpolate(grid, scale_factor=(factor, factor), mode="bicubic", antialias=False)
-    return torch.cat([first, resized.permute(0, 2, 3, 1).reshape(1, side * side, -1)], dim=1)
+    factor = (side + OFFSET) / native
+    resized = torch.nn.functional.interpolate(grid, scale_factor=(factor, factor), mode="bicubic", antialias=False)
+    return torch.cat([class_token, resized.permute(0, 2, 3, 1).reshape(1, side * side, -1)], dim=1)
+
+
+def registers_position_embedding(embedding: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize a position embedding as facebookresearch/dinov2 does for the models with registers.
+
+    Parameters
+    ----------
+    embedding
+        (1, N * N, D) float32, the native grid.
+    side
+        Patches on a side of the new grid.
+
+    Returns
+    -------
+    Tensor
+        (1, side * side, D).
+    """
+    native = round(embedding.shape[1] ** 0.5)
+    if side == native:
+        return embedding
+    grid = embedding.reshape(1, native, native, -1).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(grid, size=(side, side), mode="bicubic", antialias=True)
+    return resized.permute(0, 2, 3, 1).reshape(1, side * side, -1)
+
+
+def _add_class_position(tensors: dict[str, torch.Tensor]) -> None:
+    """The class token's position belongs to the token in timm's network with registers, which have no position."""
+    positions = tensors["pos_embed"]
+    tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
+    tensors["pos_embed"] = positions[:, 1:]

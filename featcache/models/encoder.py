@@ -34,7 +34,7 @@ _PRECISIONS: dict[str, Precision] = {"torch.float32": "fp32", "torch.bfloat16": 
 _BUILDERS: dict[Source, str] = {
     "dinov2": "featcache.models.dinov2:build",
     "huggingface": "featcache.models.huggingface:build",
-    "open_clip": "featcache.models.open_clip_towers:build",
+    "open_clip": "featcache.models.open_clip:build",
     "pixels": "featcache.models.pixels:build",
     "timm": "featcache.models.timm_networks:build",
 }

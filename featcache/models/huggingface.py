@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,17 +22,59 @@ __all__ = ["build", "describe", "snapshot"]
 
 _FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.bin"]
 
-# Class, name of the final norm, and whether the forward pass must be told to interpolate positions.
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """How transformers computes one architecture, and where its features are."""
+
+    network: str
+    """Class of transformers."""
+    norm: str = ""
+    """Name of the final norm."""
+    interpolate: bool = False
+    """Whether the forward pass must be told to interpolate positions."""
+    features: Literal["class", "head", "grid", "map"] = "class"
+    """``class``: class tokens of the last blocks. ``head``: no class token, the attention head's output. ``grid``:
+    neither, the mean of the tokens before the neck. ``map``: a CNN's pooled output and last map."""
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the configuration that make the forward pass see the whole image."""
+
+
+_CLIP = _Family("CLIPVisionModel", "post_layernorm", interpolate=True)
+_SIGLIP = _Family("SiglipVisionModel", "post_layernorm", interpolate=True, features="head")
+_SAM = _Family("SamVisionModel", features="grid")
 _ARCHITECTURES = {
-    "clip": ("CLIPVisionModel", "post_layernorm", True),
-    "clip_vision_model": ("CLIPVisionModel", "post_layernorm", True),
-    "dinov2": ("Dinov2Model", "layernorm", False),
-    "dinov2_with_registers": ("Dinov2WithRegistersModel", "layernorm", False),
-    "vit": ("ViTModel", "layernorm", True),
-    "vit_msn": ("ViTMSNModel", "layernorm", True),
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "dinov2": _Family("Dinov2Model", "layernorm"),
+    "dinov2_with_registers": _Family("Dinov2WithRegistersModel", "layernorm"),
+    "dinov3_convnext": _Family("DINOv3ConvNextModel", features="map"),
+    "dinov3_vit": _Family("DINOv3ViTModel", "norm"),
+    "sam": _SAM,
+    "sam_vision_model": _SAM,
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "vit": _Family("ViTModel", "layernorm", interpolate=True),
+    "vit_mae": _Family("ViTMAEModel", "layernorm", interpolate=True, whole={"mask_ratio": 0.0}),
+    "vit_msn": _Family("ViTMSNModel", "layernorm", interpolate=True),
 }
+_TOWERS = ("clip", "sam", "siglip")
+"""Architectures whose configuration has the vision tower's inside."""
+
 # Tensors of checkpoints that are no part of the vision encoder, and of the encoder that its features do not use.
-_OTHER_PARTS = ("classifier.", "pooler.", "text_model.", "text_projection.", "visual_projection.", "logit_scale")
+_OTHER_PARTS = (
+    "classifier.",
+    "decoder.",
+    "logit_bias",
+    "logit_scale",
+    "mask_decoder.",
+    "pooler.",
+    "prompt_encoder.",
+    "shared_image_embedding.",
+    "text_model.",
+    "text_projection.",
+    "visual_projection.",
+)
 
 
 def describe(name: str) -> ModelSpec:
@@ -46,7 +90,7 @@ def describe(name: str) -> ModelSpec:
         raise ConfigurationError(
             f"hf:{name}: architecture {kind!r} is not supported", remedy=f"Supported: {', '.join(_ARCHITECTURES)}."
         )
-    config = config.get("vision_config", config) if kind == "clip" else config
+    config = config.get("vision_config", config) if kind in _TOWERS else config
     processor = _read_json(name, "preprocessor_config.json") or {}
     if not processor:
         warnings.warn(
@@ -67,9 +111,9 @@ def describe(name: str) -> ModelSpec:
         files=("model.safetensors", "pytorch_model.bin"),
         licence="see its model card",
         gated=False,
-        dim=int(config["hidden_size"]),
-        depth=int(config["num_hidden_layers"]),
-        patch=int(config["patch_size"]),
+        dim=int(config["hidden_sizes"][-1] if "hidden_sizes" in config else config["hidden_size"]),
+        depth=None if "hidden_sizes" in config else int(config["num_hidden_layers"]),
+        patch=None if "hidden_sizes" in config else int(config["patch_size"]),
         image_size=crop,
         resize=resize,
         crop_fraction=crop / resize_to,
@@ -112,13 +156,14 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
 
     from featcache.models.checkpoints import tensors_digest
 
-    class_name, norm, interpolate = _ARCHITECTURES[spec.architecture]
+    family = _ARCHITECTURES[spec.architecture]
+    class_name = family.network
     folder = source.path
     if folder is None or not folder.is_dir():
         raise ConfigurationError("hf: models load from a folder", remedy="Pass hf:FOLDER, without --weights.")
     try:
         network, loading = getattr(transformers, class_name).from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype="float32"
+            folder, local_files_only=True, output_loading_info=True, dtype="float32", **family.whole
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -135,9 +180,13 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
             remedy="The checkpoint is incomplete, or config.json belongs to another one.",
         )
     used = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_OTHER_PARTS)}
-    return _TransformersEncoder(
-        spec, network, _digest(network, tensors_digest(used)), image_size, norm=norm, interpolate=interpolate
-    )
+    try:
+        return _TransformersEncoder(spec, network, _digest(network, tensors_digest(used)), image_size, family=family)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{spec.name} does not take {image_size} pixels: {str(error).splitlines()[0]}",
+            remedy=f"Its own size is {spec.image_size}.",
+        ) from error
 
 
 def _digest(network: Any, tensors: str) -> str:
@@ -157,35 +206,52 @@ def _digest(network: Any, tensors: str) -> str:
 
 
 class _TransformersEncoder(Encoder):
-    """Class tokens and patch tokens out of ``hidden_states``, each after the model's final norm."""
+    """Class tokens and patch tokens out of ``hidden_states``, each after the model's final norm, if it has one."""
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        module: torch.nn.Module,
-        weights_digest: str,
-        image_size: int,
-        *,
-        norm: str,
-        interpolate: bool,
+        self, spec: ModelSpec, module: torch.nn.Module, weights_digest: str, image_size: int, *, family: _Family
     ) -> None:
-        self._norm = norm
-        self._options: dict[str, Any] = {"interpolate_pos_encoding": True} if interpolate else {}
+        self._family = family
+        self._options: dict[str, Any] = {"interpolate_pos_encoding": True} if family.interpolate else {}
         super().__init__(spec, module, weights_digest, image_size)
 
     def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        output = self._module(pixel_values=pixels, output_hidden_states=True, **self._options, **self._order(pixels))
+        last = output.hidden_states[-1]
+        if self._family.features == "grid":
+            mean = last.mean(dim=(1, 2))
+            return {"cls": mean, "patch_mean": mean, "patches": last}
+        if self._family.features == "map":
+            tokens = output.last_hidden_state[:, 1:]
+            return {"cls": output.pooler_output, "patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
+        # transformers 4 nests the vision tower of CLIP in `vision_model`, transformers 5 does not.
+        norm = getattr(self._module, "vision_model", self._module).get_submodule(self._family.norm)
+        if self._family.features == "head":
+            tokens = norm(last)
+            return {"cls": output.pooler_output, "patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
+        return self._tokens(output.hidden_states, norm)
+
+    def _tokens(self, states: Sequence[torch.Tensor], norm: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Features of a transformer with a class token, and registers maybe."""
         import torch
 
-        network = self._module
-        # transformers 4 nests the vision tower of CLIP in `vision_model`, transformers 5 does not.
-        norm = getattr(network, "vision_model", network).get_submodule(self._norm)
-        states = network(pixel_values=pixels, output_hidden_states=True, **self._options).hidden_states
         kept = min(len(states) - 1, INTERMEDIATE_BLOCKS + 1)
         classes = torch.stack([norm(state[:, 0]) for state in states[-kept:]], dim=1)
-        prefix = 1 + int(getattr(network.config, "num_register_tokens", 0))
+        prefix = 1 + int(getattr(self._module.config, "num_register_tokens", 0))
         features = {"cls": classes[:, -1]} | ({"intermediate": classes[:, :-1]} if kept > 1 else {})
         patches = norm(states[-1][:, prefix:])
         return features | {"patch_mean": patches.mean(dim=1)} | square_grid(patches)
+
+    def _order(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A masked autoencoder shuffles its patches by random noise: this noise keeps them in order."""
+        import torch
+
+        if "mask_ratio" not in self._family.whole:
+            return {}
+        config: Any = self._module.config
+        patch = int(config.patch_size)
+        count = (pixels.shape[-1] // patch) * (pixels.shape[-2] // patch)
+        return {"noise": torch.arange(count, dtype=torch.float32, device=pixels.device).expand(len(pixels), -1)}
 
 
 def _read_json(name: str, file: str) -> dict[str, Any] | None:

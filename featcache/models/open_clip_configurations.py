@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from featcache.errors import (
 from featcache.models.spec import CLIP_MEAN, CLIP_STD, ModelSpec
 from featcache.registry import nearest
 
-__all__ = ["CONFIGURATION", "describe", "library", "model_configuration", "tower_width"]
+__all__ = ["CONFIGURATION", "PROJECTION", "describe", "library", "model_configuration"]
 
 CONFIGURATION = "open_clip_config.json"
+PROJECTION = "+projection"
+"""End of an id whose ``cls`` is projected to the space that images and texts share."""
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def describe(name: str) -> ModelSpec:
-    """The facts about ``open_clip:<name>``; ``cls`` is the pooled feature before the projection.
+    """The facts about ``open_clip:<name>``.
+
+    ``cls`` is the pooled feature before the projection; after it where the name ends with ``+projection``.
 
     Parameters
     ----------
@@ -43,6 +48,28 @@ def describe(name: str) -> ModelSpec:
     ConfigurationError
         For a preprocessing that featcache does not know.
     """
+    plain = name.removesuffix(PROJECTION)
+    spec = _described(plain)
+    if plain == name:
+        return spec
+    width = int(model_configuration(spec, Path(spec.checkpoint))["embed_dim"])
+    return replace(spec, name=f"{spec.name}{PROJECTION}", dim=width, summary="open_clip model, image embedding")
+
+
+def model_configuration(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """The ``model_cfg`` of an id: what the library knows under its name, or the file in the weights' folder."""
+    open_clip = library()
+    model, _, pretrained = spec.architecture.partition("/")
+    if Path(spec.architecture).is_absolute() or model not in open_clip.list_models():
+        is_here = (folder / CONFIGURATION).is_file() or Path(spec.architecture).is_absolute()
+        return _read(folder / CONFIGURATION if is_here else _from_hub(spec.architecture))[0]
+    configuration: dict[str, Any] = open_clip.get_model_config(model)
+    tagged = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+    # OpenAI's weights want QuickGELU, also under the names of networks that are built without it.
+    return configuration | {"quick_gelu": bool(tagged.get("quick_gelu") or configuration.get("quick_gelu"))}
+
+
+def _described(name: str) -> ModelSpec:
     open_clip = library()
     if Path(name).is_dir():
         folder = Path(name).resolve()
@@ -114,27 +141,7 @@ def library() -> Any:
     return open_clip
 
 
-def model_configuration(spec: ModelSpec, weights: Path) -> dict[str, Any]:
-    """The ``model_cfg`` that a checkpoint is built by: the file beside it, or what its name says.
-
-    A row of the zoo names a network of timm, with a linear projection of the class token to the row's width.
-    """
-    if ":" not in spec.name:
-        if (weights.parent / CONFIGURATION).is_file():
-            return _read(weights.parent / CONFIGURATION)[0]
-        vision = {"timm_model_name": spec.architecture, "timm_pool": "", "timm_proj": "linear"}
-        return {"embed_dim": spec.dim, "vision_cfg": vision | {"image_size": spec.image_size}}
-    model, _, pretrained = spec.architecture.partition("/")
-    open_clip = library()
-    if Path(spec.architecture).is_absolute() or model not in open_clip.list_models():
-        return _read(weights.parent / CONFIGURATION)[0]
-    configuration: dict[str, Any] = open_clip.get_model_config(model)
-    tagged = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
-    # OpenAI's weights want QuickGELU, also under the names of networks that are built without it.
-    return configuration | {"quick_gelu": bool(tagged.get("quick_gelu") or configuration.get("quick_gelu"))}
-
-
-def tower_width(configuration: dict[str, Any]) -> int:
+def _width(configuration: dict[str, Any]) -> int:
     """Width of the pooled feature before the projection, or after it where the pooling projects."""
     vision = configuration["vision_cfg"]
     if vision.get("timm_model_name"):
@@ -178,7 +185,7 @@ def _spec(
         files=files,
         licence="see its model card",
         gated=False,
-        dim=tower_width(configuration),
+        dim=_width(configuration),
         depth=depth,
         patch=patch,
         image_size=size,

@@ -15,7 +15,7 @@ from featcache.errors import ConfigurationError, WeightsError
 from featcache.models.checkpoints import check_fit, load_strict, read_tensors, tensors_digest
 from featcache.models.direct import fill
 from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder, square_grid
-from featcache.models.open_clip_configurations import library, model_configuration, tower_width
+from featcache.models.open_clip_configurations import PROJECTION, library, model_configuration
 from featcache.models.runtime import compute_dtype
 from featcache.models.spec import ModelSpec
 from featcache.models.timm_networks import map_features, transformer_features
@@ -44,15 +44,14 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
     """Build a vision tower, load its part of a checkpoint strictly, and set its input size as open_clip does."""
     if source.path is None:
         raise WeightsError(f"{spec.name} needs a checkpoint", remedy="Pass --weights FILE.")
-    configuration = model_configuration(spec, source.path)
+    configuration = model_configuration(spec, source.path.parent)
     tensors = _tower_tensors(read_tensors(source.path), source.path)
     digest = _digest(tensors, configuration)
     native = int(configuration["vision_cfg"].get("image_size", 224))
     with torch.device("meta"):
         tower = _tower(configuration, native)
     check_fit(tower, tensors, str(source.path))
-    # Class tokens go through the projection where the row's width is the projection's.
-    is_projected = spec.dim != tower_width(configuration)
+    is_projected = spec.name.endswith(PROJECTION)
     try:
         if hasattr(tower, "trunk"):
             tower = _timm_tower(tower, configuration, tensors, source, image_size=image_size)

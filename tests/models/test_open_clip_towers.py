@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from featcache.errors import ConfigurationError, FeatcacheWarning, UnknownNameError, WeightsError
 from featcache.imaging.preprocess import to_tensor
 from featcache.imaging.presets import preset
-from featcache.models import MODELS, Encoder, load_encoder, load_model, locate_weights, resolve_model
+from featcache.models import MODELS, load_encoder, load_model, locate_weights, resolve_model
 from tests.models.test_dinov2 import relative_error
 
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
@@ -38,8 +38,6 @@ VISION: dict[str, dict[str, Any]] = {
     "timm attention": {**TIMM, "timm_model_name": "test_byobnet", "timm_pool": "rot_attn", "timm_proj": ""},
 }
 FIXED_SIZE = ("residual", "timm attention")
-SQUARE = ("attention pool", "timm map")
-"""Towers whose projection is none, or as wide as what it takes: ``cls`` is then before it."""
 WIDTH = 48
 
 
@@ -74,17 +72,6 @@ def saved(folder: Path, model: Any, vision: dict[str, Any], *, binary: bool = Fa
     return folder
 
 
-def encoder_of(folder: Path, kind: str, image_size: int) -> Encoder:
-    """The encoder of a row that is as wide as the projection, as that of BiomedCLIP; of the id where both are."""
-    spec = resolve_model(f"open_clip:{folder}")
-    spec = spec if kind in SQUARE else replace(spec, dim=WIDTH)
-    return load_encoder(spec, locate_weights(spec), image_size=image_size)
-
-
-def projected(rows: torch.Tensor, kind: str, model: Any) -> torch.Tensor:
-    return rows @ model.visual.proj.detach() if kind == "attention pool" else rows
-
-
 @pytest.mark.parametrize("kind", VISION)
 def test_the_projected_class_feature_is_open_clips(tmp_path: Path, kind: str) -> None:
     model = whole_model(VISION[kind])
@@ -93,8 +80,10 @@ def test_the_projected_class_feature_is_open_clips(tmp_path: Path, kind: str) ->
     pixels = random_pixels(size)
     with torch.inference_mode():
         expected = model.encode_image(pixels)
-    found = encoder_of(folder, kind, size).encode(pixels, patches=True)
-    assert relative_error(projected(found["cls"], kind, model), expected) < 1e-5
+    encoder = load_model(f"open_clip:{folder}+projection")
+    assert (encoder.spec.name, encoder.spec.dim) == ("open_clip:mine+projection", WIDTH)
+    found = encoder.encode(pixels, patches=True)
+    assert relative_error(found["cls"], expected) < 1e-5
     step = 32 if kind in ("residual", "timm convolutions", "timm attention") else 16
     assert found["patches"].shape[1:3] == (size // step, size // step)
     assert relative_error(found["patch_mean"], found["patches"].mean(dim=(1, 2))) < 1e-5
@@ -126,8 +115,8 @@ def test_positions_are_resized_as_open_clip_does(tmp_path: Path, kind: str) -> N
     pixels = random_pixels(96)
     with torch.inference_mode():
         expected = larger.encode_image(pixels)
-    found = encoder_of(folder, kind, 96).encode(pixels)["cls"]
-    assert relative_error(projected(found, kind, larger), expected) < 1e-5
+    found = load_model(f"open_clip:{folder}+projection", image_size=96).encode(pixels)["cls"]
+    assert relative_error(found, expected) < 1e-5
 
 
 def test_a_network_that_cannot_be_resized_says_its_size(tmp_path: Path) -> None:
@@ -196,28 +185,27 @@ def test_an_open_clip_id_and_an_hf_folder_give_the_same_features(tmp_path: Path)
         assert relative_error(here[name], rows) < 1e-5, name
 
 
-@pytest.mark.parametrize("with_configuration", [True, False])
-def test_biomedclips_layout_gives_the_projected_embedding(tmp_path: Path, *, with_configuration: bool) -> None:
-    """A network of timm in open_clip, a text tower of transformers beside it; from its folder or its file alone."""
+def test_biomedclips_folder_by_its_id_is_as_its_row(tmp_path: Path) -> None:
+    """A network of timm in open_clip, the text tower of transformers beside it, in the layout of its repository."""
     vision = VISION["timm token"]
     model = whole_model(vision)
     tensors = {f"visual.{name}": tensor for name, tensor in model.visual.state_dict().items()}
     tensors |= {"text.transformer.embeddings.word_embeddings.weight": torch.zeros(9, 4), "logit_scale": torch.ones([])}
     torch.save(tensors, tmp_path / "open_clip_pytorch_model.bin")
-    if with_configuration:
-        text = {"hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract", "hf_proj_type": "mlp"}
-        told = {"model_cfg": {"embed_dim": WIDTH, "vision_cfg": vision, "text_cfg": text}}
-        (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
-    spec = replace(MODELS["biomedclip"], architecture="test_vit", dim=WIDTH, image_size=160)
-    encoder = load_encoder(spec, locate_weights(spec, tmp_path), image_size=160)
+    text = {"hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract", "hf_proj_type": "mlp"}
+    told = {"model_cfg": {"embed_dim": WIDTH, "vision_cfg": vision, "text_cfg": text}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+    row = replace(MODELS["biomedclip"], architecture="test_vit", dim=WIDTH, image_size=160)
     pixels = random_pixels(160)
-    found = encoder.encode(pixels)
+    of_row = load_encoder(row, locate_weights(row, tmp_path), image_size=160).encode(pixels, patches=True)
+    of_id = load_model(f"open_clip:{tmp_path}+projection").encode(pixels, patches=True)
     with torch.inference_mode():
-        assert relative_error(found["cls"], model.encode_image(pixels)) < 1e-5
         _, earlier = model.visual.trunk.forward_intermediates(
             pixels, indices=[-2], norm=True, return_prefix_tokens=True
         )
-        assert relative_error(found["intermediate"][:, -1], model.visual.head(earlier[0][1][:, 0])) < 1e-5
+        assert relative_error(of_id["intermediate"][:, -1], model.visual.head(earlier[0][1][:, 0])) < 1e-5
+    for name, rows in of_row.items():
+        assert relative_error(of_id[name], rows) < 1e-5, name
 
 
 def test_the_digest_knows_the_weights_and_the_activation(tmp_path: Path) -> None:
@@ -249,6 +237,7 @@ def test_published_names_say_their_facts() -> None:
     siglip = resolve_model("open_clip:ViT-B-16-SigLIP/webli")
     assert (siglip.dim, siglip.resize, siglip.mean) == (768, "squash", (0.5, 0.5, 0.5))
     assert resolve_model("open_clip:RN50/openai").dim == 1024
+    assert resolve_model("open_clip:ViT-H-14/laion2b_s32b_b79k+projection").dim == 1024
 
 
 def test_a_file_of_a_known_network_needs_no_configuration(tmp_path: Path) -> None:
