@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from featcache.errors import ConfigurationError
 from featcache.models.checkpoints import code_error
@@ -20,6 +21,8 @@ from featcache.registry import load_dotted
 
 if TYPE_CHECKING:
     import torch
+
+    _Features = Callable[..., dict[str, torch.Tensor]]
 
 __all__ = ["ENCODER_VERSIONS", "INTERMEDIATE_BLOCKS", "Encoder", "load_encoder", "load_model", "square_grid"]
 
@@ -41,9 +44,14 @@ _BUILDERS: dict[Source, str] = {
 
 
 def square_grid(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """``patches`` (B, h, w, D) from (B, h * w, D) tokens of a square image; nothing where they form no square."""
-    side = math.isqrt(tokens.shape[1])
-    return {"patches": tokens.reshape(len(tokens), side, side, -1)} if side * side == tokens.shape[1] else {}
+    """``patches`` (…, h, w, D) from (…, h * w, D) tokens of a square image; nothing where they form no square."""
+    count = tokens.shape[-2]
+    side = math.isqrt(count)
+    return {"patches": tokens.reshape(*tokens.shape[:-2], side, side, -1)} if side * side == count else {}
+
+
+def _as_it_is(features: _Features) -> _Features:
+    return features
 
 
 class Encoder(ABC):
@@ -70,11 +78,13 @@ class Encoder(ABC):
         self._dtype = next((own.dtype for own in self._module.parameters()), torch.float32)
         self.loaded_in: Precision = _PRECISIONS[str(self._dtype)]
         self._runtime: RuntimeName = "torch"
-        self._run: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self._features
+        self._prepare: Callable[[_Features], _Features] = _as_it_is
+        self._runs: dict[int, _Features] = {}
         probe = self.encode(torch.zeros(1, 3, image_size, image_size), patches=True)
         shapes: dict[str, tuple[int, ...]] = {name: tuple(rows.shape[1:]) for name, rows in probe.items()}
         self.patches: tuple[int, ...] | None = shapes.pop("patches", None)
         self.arrays = shapes
+        self.max_layers = 0 if self.patches is None else self._depth()
 
     def to(self, device: str, precision: Precision, *, runtime: RuntimeName = "torch") -> Self:
         """Move the weights to a device and keep them there in the compute precision (no autocast).
@@ -94,7 +104,10 @@ class Encoder(ABC):
             If the runtime cannot run it.
         """
         self._runtime = runtime
-        self._module, self._dtype, self._run = runner(self._features, self._module, device, precision, runtime=runtime)
+        options: Any = {"device": device, "precision": precision, "runtime": runtime}
+        self._module, self._dtype, run = runner(self._features, self._module, **options)
+        self._prepare = lambda features: runner(features, self._module, **options)[2]
+        self._runs = {1: run}
         return self
 
     def compile(self, device: str, mode: CompileMode = "default") -> Self:
@@ -111,10 +124,11 @@ class Encoder(ABC):
             raise ConfigurationError(
                 f"--runtime {self._runtime} and torch.compile exclude each other", remedy="Leave one of them out."
             )
-        self._run = compile_features(self._features, device, mode)
+        self._prepare = lambda features: compile_features(features, device, mode)
+        self._runs = {1: self._prepare(self._features)}
         return self
 
-    def encode(self, pixels: torch.Tensor, *, patches: bool = False) -> dict[str, torch.Tensor]:
+    def encode(self, pixels: torch.Tensor, *, patches: bool = False, layers: int = 1) -> dict[str, torch.Tensor]:
         """Features of a batch.
 
         Parameters
@@ -123,6 +137,8 @@ class Encoder(ABC):
             (B, 3, S, S) float32, normalised, on the encoder's device.
         patches
             Give the last layer's patch tokens too.
+        layers
+            Give those of so many last blocks, at most ``max_layers``; more than 1 only with ``patches``.
 
         Returns
         -------
@@ -131,17 +147,50 @@ class Encoder(ABC):
             pooled features; ``intermediate`` (B, n, D), class tokens of the n <= 3 blocks before the last, each
             after the final norm, in block order (transformers with a class token only); ``patch_mean`` (B, D'),
             mean of the last layer's patch tokens after the final norm, or of the last feature map; on request
-            ``patches`` (B, h, w, D'), these tokens, rows from the top, columns from the left.
+            ``patches`` (B, h, w, D'), these tokens, rows from the top, columns from the left. With n > 1 layers
+            ``patches`` is (B, n, h, w, D'): the patch tokens of the last n blocks, each after the final norm, in block
+            order, so that ``[:, -1]`` is what one layer gives.
+
+        Raises
+        ------
+        ConfigurationError
+            For more layers than the network can give.
         """
         import torch
 
+        if layers != 1:
+            self._check_layers(layers, patches=patches)
+        if layers not in self._runs:
+            own = self._features if layers == 1 else functools.partial(self._features, layers=layers)
+            self._runs[layers] = self._prepare(own)
         with torch.inference_mode():
-            features = self._run(pixels.to(self._dtype))
+            features = self._runs[layers](pixels.to(self._dtype))
             return {name: rows.float() for name, rows in features.items() if patches or name != "patches"}
 
+    def _check_layers(self, layers: int, *, patches: bool) -> None:
+        if not patches:
+            raise ConfigurationError(
+                f"{layers} layers are layers of patch tokens, which are not asked for", remedy="Ask for patches too."
+            )
+        if not 1 <= layers <= self.max_layers:
+            can = {0: "gives no patch tokens", 1: "gives patch tokens of its last layer only"}
+            raise ConfigurationError(
+                f"{self.spec.name} {can.get(self.max_layers, f'has {self.max_layers} blocks')}, "
+                f"asked for {layers} layers",
+                remedy=f"Ask for {'1' if self.max_layers < 2 else f'1 to {self.max_layers}'}"
+                f"{', or choose a vision transformer with a final norm' if self.max_layers < 2 else ''}.",
+            )
+
+    def _depth(self) -> int:
+        """Blocks whose patch tokens the final norm can be put on; 1 for a network that gives its last map only."""
+        return 1
+
     @abstractmethod
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Features in the compute dtype, ``patches`` included where the network has a grid of them."""
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
+        """Features in the compute dtype, ``patches`` included where the network has a grid of them.
+
+        ``layers`` is more than 1 only where :meth:`_depth` is: then ``patches`` has that many, (B, layers, h, w, D).
+        """
 
 
 def load_encoder(spec: ModelSpec, source: WeightsSource, *, image_size: int) -> Encoder:

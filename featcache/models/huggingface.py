@@ -215,7 +215,11 @@ class _TransformersEncoder(Encoder):
         self._options: dict[str, Any] = {"interpolate_pos_encoding": True} if family.interpolate else {}
         super().__init__(spec, module, weights_digest, image_size)
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _depth(self) -> int:
+        config: Any = self._module.config
+        return int(config.num_hidden_layers) if self._family.norm else 1
+
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         output = self._module(pixel_values=pixels, output_hidden_states=True, **self._options, **self._order(pixels))
         last = output.hidden_states[-1]
         if self._family.features == "grid":
@@ -228,10 +232,11 @@ class _TransformersEncoder(Encoder):
         norm = getattr(self._module, "vision_model", self._module).get_submodule(self._family.norm)
         if self._family.features == "head":
             tokens = norm(last)
-            return {"cls": output.pooler_output, "patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
-        return self._tokens(output.hidden_states, norm)
+            grid = square_grid(_normed(output.hidden_states, norm, layers))
+            return {"cls": output.pooler_output, "patch_mean": tokens.mean(dim=1)} | grid
+        return self._tokens(output.hidden_states, norm, layers)
 
-    def _tokens(self, states: Sequence[torch.Tensor], norm: torch.nn.Module) -> dict[str, torch.Tensor]:
+    def _tokens(self, states: Sequence[torch.Tensor], norm: torch.nn.Module, layers: int) -> dict[str, torch.Tensor]:
         """Features of a transformer with a class token, and registers maybe."""
         import torch
 
@@ -240,7 +245,8 @@ class _TransformersEncoder(Encoder):
         prefix = 1 + int(getattr(self._module.config, "num_register_tokens", 0))
         features = {"cls": classes[:, -1]} | ({"intermediate": classes[:, :-1]} if kept > 1 else {})
         patches = norm(states[-1][:, prefix:])
-        return features | {"patch_mean": patches.mean(dim=1)} | square_grid(patches)
+        grid = square_grid(patches if layers == 1 else _normed([state[:, prefix:] for state in states], norm, layers))
+        return features | {"patch_mean": patches.mean(dim=1)} | grid
 
     def _order(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """A masked autoencoder shuffles its patches by random noise: this noise keeps them in order."""
@@ -252,6 +258,14 @@ class _TransformersEncoder(Encoder):
         patch = int(config.patch_size)
         count = (pixels.shape[-1] // patch) * (pixels.shape[-2] // patch)
         return {"noise": torch.arange(count, dtype=torch.float32, device=pixels.device).expand(len(pixels), -1)}
+
+
+def _normed(states: Sequence[torch.Tensor], norm: torch.nn.Module, layers: int) -> torch.Tensor:
+    """(B, T, D) of the last block after the norm, or (B, layers, T, D) of several."""
+    import torch
+
+    normed = [norm(state) for state in states[-layers:]]
+    return normed[0] if layers == 1 else torch.stack(normed, dim=1)
 
 
 def _read_json(name: str, file: str) -> dict[str, Any] | None:

@@ -1,8 +1,7 @@
-"""open_clip's image towers that are a timm network and a projection, without the library itself: BiomedCLIP.
+"""open_clip's image towers that are a timm network and a projection, from its checkpoints: BiomedCLIP.
 
 The tower's tensors are ``visual.trunk.…`` (timm's names) and ``visual.head.proj.weight``; those of the text tower are
-left out. What the authors call the image embedding, before it is brought to length 1, is ``cls``. ``open_clip:`` ids
-are any network of the library, which builds them: :mod:`featcache.models.open_clip_towers`.
+left out. What the authors call the image embedding, before it is brought to length 1, is ``cls``.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from featcache.models.checkpoints import load_strict, read_tensors, tensors_dige
 from featcache.models.encoder import Encoder, square_grid
 from featcache.models.spec import ModelSpec
 from featcache.models.weights import WeightsSource
+from featcache.registry import load_dotted
 
 __all__ = ["build"]
 
@@ -24,17 +24,15 @@ _TRUNK, _PROJECTION = "visual.trunk.", "visual.head.proj.weight"
 
 
 def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
-    """Load the image tower of a row strictly; positions are resized as timm does.
+    """Load the image tower strictly; positions are resized as timm does.
 
     Raises
     ------
     WeightsError
         If the checkpoint has no such tower, or tensors of it are missing, surplus or of another shape.
     """
-    if ":" in spec.name:
-        from featcache.models.open_clip_towers import build as build_tower
-
-        return build_tower(spec, source, image_size)
+    if spec.name.startswith("open_clip:"):
+        return load_dotted("featcache.models.open_clip_towers:build")(spec, source, image_size)  # type: ignore[no-any-return]
     if source.path is None:
         raise WeightsError(f"{spec.name} needs a checkpoint", remedy="Pass --weights FILE.")
     tensors = {name: tensor for name, tensor in read_tensors(source.path).items() if name.startswith("visual.")}
@@ -59,7 +57,7 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
 class _TowerEncoder(Encoder):
     """Projected class token; patch tokens and their mean as the trunk's final norm leaves them."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         tower: Any = self._module
         tokens = tower["trunk"].forward_features(pixels)
         patches = tokens[:, tower["trunk"].num_prefix_tokens :]

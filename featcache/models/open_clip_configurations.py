@@ -18,18 +18,19 @@ from featcache.errors import (
 from featcache.models.spec import CLIP_MEAN, CLIP_STD, ModelSpec
 from featcache.registry import nearest
 
-__all__ = ["CONFIGURATION", "PROJECTION", "describe", "library", "model_configuration"]
+__all__ = ["CONFIGURATION", "POOLED", "describe", "library", "model_configuration"]
 
 CONFIGURATION = "open_clip_config.json"
-PROJECTION = "+projection"
-"""End of an id whose ``cls`` is projected to the space that images and texts share."""
+POOLED = "+pooled"
+"""End of an id whose ``cls`` is the pooled feature, not yet projected to the space that images and texts share."""
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def describe(name: str) -> ModelSpec:
     """The facts about ``open_clip:<name>``.
 
-    ``cls`` is the pooled feature before the projection; after it where the name ends with ``+projection``.
+    ``cls`` is open_clip's image embedding before it is brought to length 1; where the name ends with ``+pooled``, the
+    pooled feature that is projected to it.
 
     Parameters
     ----------
@@ -48,12 +49,13 @@ def describe(name: str) -> ModelSpec:
     ConfigurationError
         For a preprocessing that featcache does not know.
     """
-    plain = name.removesuffix(PROJECTION)
+    plain = name.removesuffix(POOLED)
     spec = _described(plain)
     if plain == name:
         return spec
-    width = int(model_configuration(spec, Path(spec.checkpoint))["embed_dim"])
-    return replace(spec, name=f"{spec.name}{PROJECTION}", dim=width, summary="open_clip model, image embedding")
+    width = _pooled_width(model_configuration(spec, Path(spec.checkpoint)))
+    summary = "image tower of open_clip, pooled features before the projection"
+    return replace(spec, name=f"{spec.name}{POOLED}", dim=width, summary=summary)
 
 
 def model_configuration(spec: ModelSpec, folder: Path) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def library() -> Any:
     return open_clip
 
 
-def _width(configuration: dict[str, Any]) -> int:
+def _pooled_width(configuration: dict[str, Any]) -> int:
     """Width of the pooled feature before the projection, or after it where the pooling projects."""
     vision = configuration["vision_cfg"]
     if vision.get("timm_model_name"):
@@ -180,12 +182,12 @@ def _spec(
         name=name,
         source="open_clip",
         architecture=architecture,
-        summary="open_clip model, vision tower before the projection",
+        summary="image tower of open_clip, image embedding after the projection",
         checkpoint=checkpoint,
         files=files,
         licence="see its model card",
         gated=False,
-        dim=_width(configuration),
+        dim=int(configuration["embed_dim"]),
         depth=depth,
         patch=patch,
         image_size=size,

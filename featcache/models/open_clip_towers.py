@@ -1,4 +1,8 @@
-"""Vision towers of open_clip: its own transformers and residual networks, and those it takes from timm."""
+"""Image towers of open_clip: its own transformers and residual networks, and those it takes from timm.
+
+``cls`` is open_clip's ``encode_image`` before it is brought to length 1; of ``+pooled`` ids, what is projected to it.
+Class tokens of earlier blocks are projected where the last is. The text tower is neither built nor loaded.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from featcache.errors import ConfigurationError, WeightsError
 from featcache.models.checkpoints import check_fit, load_strict, read_tensors, tensors_digest
 from featcache.models.direct import fill
 from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder, square_grid
-from featcache.models.open_clip_configurations import PROJECTION, library, model_configuration
+from featcache.models.open_clip_configurations import POOLED, library, model_configuration
 from featcache.models.runtime import compute_dtype
 from featcache.models.spec import ModelSpec
 from featcache.models.timm_networks import map_features, transformer_features
@@ -37,7 +41,6 @@ _OTHER_PARTS = (
     "token_embedding.",
     "transformer.",
 )
-_POOLS_THAT_PROJECT = ("abs_attn", "rot_attn")
 
 
 def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
@@ -51,7 +54,7 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
     with torch.device("meta"):
         tower = _tower(configuration, native)
     check_fit(tower, tensors, str(source.path))
-    is_projected = spec.name.endswith(PROJECTION)
+    is_projected = not spec.name.endswith(POOLED)
     try:
         if hasattr(tower, "trunk"):
             tower = _timm_tower(tower, configuration, tensors, source, image_size=image_size)
@@ -154,30 +157,37 @@ class _Tower(Encoder):
 class _TransformerTower(_Tower):
     """open_clip's ``VisionTransformer``."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _depth(self) -> int:
         tower: Any = self._module
-        blocks = len(tower.transformer.resblocks)
-        kept = min(blocks, INTERMEDIATE_BLOCKS + 1)
-        tokens, states = tower.transformer.forward_intermediates(
-            tower._embeds(pixels), indices=list(range(blocks - kept, blocks))
-        )
+        return len(tower.transformer.resblocks) if tower.attn_pool is None else 1
+
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
+        tower: Any = self._module
+        kept = max(min(len(tower.transformer.resblocks), INTERMEDIATE_BLOCKS + 1), layers)
+        tokens, blocks = tower.transformer.forward_intermediates(tower._embeds(pixels), indices=kept)
         pooled, _ = tower._pool(tokens)
-        features = {"cls": pooled @ tower.proj if self._is_projected else pooled}
+        features = {"cls": self._embedding(pooled)}
         if tower.attn_pool is not None:  # its norm follows the pooling, so that tokens have none
             patches = tokens[:, 1:]
             return features | {"patch_mean": patches.mean(dim=1)} | square_grid(patches)
-        patches = tower.ln_post(tokens[:, 1:])
-        features |= {"patch_mean": patches.mean(dim=1)} | square_grid(patches)
-        if tower.pool_type == "tok" and kept > 1:
-            classes = torch.stack([tower.ln_post(state[:, 0]) for state in states[:-1]], dim=1)
-            features["intermediate"] = classes @ tower.proj if self._is_projected else classes
-        return features
+        normed = [tower.ln_post(block) for block in blocks]
+        earlier = normed[-INTERMEDIATE_BLOCKS - 1 : -1]
+        if tower.pool_type == "tok" and earlier:
+            features["intermediate"] = self._embedding(torch.stack([block[:, 0] for block in earlier], dim=1))
+        patches = normed[-1][:, 1:]
+        grid = patches if layers == 1 else torch.stack([block[:, 1:] for block in normed[-layers:]], dim=1)
+        return features | {"patch_mean": patches.mean(dim=1)} | square_grid(grid)
+
+    def _embedding(self, pooled: torch.Tensor) -> torch.Tensor:
+        tower: Any = self._module
+        embedding: torch.Tensor = pooled @ tower.proj if self._is_projected else pooled
+        return embedding
 
 
 class _ResidualTower(_Tower):
-    """open_clip's ``ModifiedResNet``: its attention pooling projects, so ``cls`` is its output."""
+    """open_clip's ``ModifiedResNet``: its attention pooling projects, so that nothing comes before the projection."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         tower: Any = self._module
         last = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(pixels)))))
         return {"cls": tower.attnpool(last), "patch_mean": last.mean(dim=(2, 3)), "patches": last.movedim(1, -1)}
@@ -186,11 +196,15 @@ class _ResidualTower(_Tower):
 class _TimmTower(_Tower):
     """open_clip's ``TimmModel``: a network of timm, and a head that may pool and project."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _depth(self) -> int:
+        trunk: Any = self._module.trunk
+        return len(trunk.blocks) if isinstance(trunk, timm.models.VisionTransformer) else 1
+
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         tower: Any = self._module
         trunk = tower.trunk
         if isinstance(trunk, timm.models.VisionTransformer):
-            features, last = transformer_features(trunk, pixels)
+            features, last = transformer_features(trunk, pixels, layers)
         else:
             last = trunk.forward_features(pixels)
             features = map_features(trunk, last)
@@ -200,7 +214,7 @@ class _TimmTower(_Tower):
         else:
             features["cls"] = trunk.forward_head(last, pre_logits=True)
         if "intermediate" in features:
-            if getattr(trunk, "global_pool", "token") != "token":
+            if trunk.global_pool != "token":
                 del features["intermediate"]  # class tokens are not what is pooled
             elif self._is_projected:
                 features["intermediate"] = tower.head(trunk.head(trunk.fc_norm(features["intermediate"])))

@@ -16,7 +16,7 @@ SIDE = 16
 class _Pixels(Encoder):
     """``cls`` is the grey image averaged to 16 x 16, ``patch_mean`` its mean, ``patches`` the same cells as a grid."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         grey = pixels.mean(dim=1, keepdim=True)
         cells = torch.nn.functional.adaptive_avg_pool2d(grey, SIDE)
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -128,36 +128,47 @@ def _classifiers(network: Any) -> tuple[str, ...]:
 class VisionTransformerEncoder(Encoder):
     """timm's ``VisionTransformer``: class tokens of the last blocks, mean of the patch tokens."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return transformer_features(self._module, pixels)[0]
+    def _depth(self) -> int:
+        network: Any = self._module
+        return len(network.blocks)
+
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
+        return transformer_features(self._module, pixels, layers)[0]
+
+
+def transformer_features(
+    network: Any, pixels: torch.Tensor, layers: int = 1
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Features of a ``VisionTransformer``, and all of the last block's tokens (B, n, D) after the final norm."""
+    kept = max(min(len(network.blocks), INTERMEDIATE_BLOCKS + 1), layers)
+    blocks = network.forward_intermediates(
+        pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
+    )
+    if network.num_prefix_tokens == 0:  # then there are no pairs, and the last layer is all that the head sees
+        pooled = network.forward_head(blocks[-1], pre_logits=True)
+        return {"cls": pooled, "patch_mean": blocks[-1].mean(dim=1)} | _grid(blocks[-layers:]), blocks[-1]
+    patches, prefix = blocks[-1]
+    tokens = torch.cat([prefix, patches], dim=1)
+    features = {"patch_mean": patches.mean(dim=1)} | _grid([inner for inner, _ in blocks[-layers:]])
+    if network.cls_token is None:
+        return {"cls": network.forward_head(tokens, pre_logits=True), **features}, tokens
+    classes = torch.stack([prefix[:, 0] for _, prefix in blocks[-INTERMEDIATE_BLOCKS - 1 :]], dim=1)
+    earlier = {"intermediate": classes[:, :-1]} if classes.shape[1] > 1 else {}
+    return {"cls": classes[:, -1], **earlier, **features}, tokens
+
+
+def _grid(blocks: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``patches`` of one block, or of several along a new axis."""
+    return square_grid(blocks[0] if len(blocks) == 1 else torch.stack(list(blocks), dim=1))
 
 
 class _PooledEncoder(Encoder):
     """Any other timm network: pooled features before the classifier, mean of the last feature map."""
 
-    def _features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         network: Any = self._module
         last = network.forward_features(pixels)
         return {"cls": network.forward_head(last, pre_logits=True), **map_features(network, last)}
-
-
-def transformer_features(network: Any, pixels: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Features of a ``VisionTransformer``, and the last block's tokens (B, n, D) after the final norm, all of them."""
-    kept = min(len(network.blocks), INTERMEDIATE_BLOCKS + 1)
-    layers = network.forward_intermediates(
-        pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
-    )
-    if network.num_prefix_tokens == 0:  # then there are no pairs, and the last layer is all that the head sees
-        tokens = patches = layers[-1]
-    else:
-        patches, prefix = layers[-1]
-        tokens = torch.cat([prefix, patches], dim=1)
-    features = {"patch_mean": patches.mean(dim=1)} | square_grid(patches)
-    if network.cls_token is None:
-        return {"cls": network.forward_head(tokens, pre_logits=True), **features}, tokens
-    classes = torch.stack([prefix[:, 0] for _, prefix in layers], dim=1)
-    earlier = {"intermediate": classes[:, :-1]} if kept > 1 else {}
-    return {"cls": classes[:, -1], **earlier, **features}, tokens
 
 
 def map_features(network: Any, last: torch.Tensor) -> dict[str, torch.Tensor]:

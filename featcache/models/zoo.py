@@ -1,4 +1,4 @@
-"""The encoders that featcache knows by name, and what ``hf:``, ``open_clip:`` and ``timm:`` ids stand for."""
+"""The encoders that featcache knows by name, and what ``hf:``, ``timm:`` and ``open_clip:`` ids stand for."""
 
 from __future__ import annotations
 
@@ -85,7 +85,6 @@ _PREFIXES = {
     "open_clip": "featcache.models.open_clip_configurations:describe",
     "timm": "featcache.models.timm_networks:describe",
 }
-_FORMS = "Known forms: a name, hf:<id or folder>, open_clip:<model>/<tag or file>, timm:<name>."
 
 
 def resolve_model(name: str) -> ModelSpec:
@@ -94,14 +93,14 @@ def resolve_model(name: str) -> ModelSpec:
     Parameters
     ----------
     name
-        A registry name, ``hf:<hub id or local folder>``, ``open_clip:<model>/<tag or file>`` or ``timm:<name>``.
+        A registry name, ``hf:<hub id or local folder>``, ``timm:<name>`` or ``open_clip:<model/tag, file or folder>``.
 
     Raises
     ------
     UnknownNameError
         With the nearest names.
     WeightsError
-        If an ``hf:`` or ``open_clip:`` model's configuration cannot be had.
+        If an ``hf:`` model's configuration cannot be had.
 
     Examples
     --------
@@ -112,6 +111,9 @@ def resolve_model(name: str) -> ModelSpec:
     if not colon:
         return MODELS[name]
     if prefix not in _PREFIXES or not rest:
-        raise UnknownNameError(f"unknown model {name!r}", remedy=_FORMS)
+        raise UnknownNameError(
+            f"unknown model {name!r}",
+            remedy="Known forms: a name, hf:<id or folder>, timm:<name>, open_clip:<model/tag, file or folder>.",
+        )
     spec: ModelSpec = load_dotted(_PREFIXES[prefix])(rest)
     return spec
