@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import sys
 from pathlib import Path
 
 from featcache.errors import ConfigurationError
@@ -105,19 +102,9 @@ def processors() -> int:
 
 
 def keep_memory() -> None:
-    """Let this process keep freed memory instead of giving it back to the system after every layer.
+    """Ask PyTorch for huge pages, if it has not allocated anything yet.
 
-    Encoding on a CPU allocates and frees hundreds of megabytes a layer, and the system clears each page anew: that
-    took 60 % of the time of a small CNN. With the GNU C library, freed memory is kept
-    from now on; PyTorch, if it has not allocated anything yet, asks for huge pages. Elsewhere nothing happens.
+    Encoding on a CPU allocates and frees hundreds of megabytes a layer, and the system clears each page anew: with
+    small pages that took more than half of the processor time of a small CNN.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-            mallopt(_MMAP_MAX, 0)
-            mallopt(_TRIM_THRESHOLD, -1)
-
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Parameters of mallopt(3)."""
