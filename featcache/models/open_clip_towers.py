@@ -25,7 +25,7 @@ from featcache.models.spec import ModelSpec
 from featcache.models.timm_networks import map_features, transformer_features
 from featcache.models.weights import WeightsSource
 
-__all__ = ["build"]
+__all__ = ["blueprint", "build"]
 
 _TOWER = "visual."
 # Tensors of checkpoints that belong to the text tower or to the loss.
@@ -69,6 +69,12 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
             f"{spec.name} does not take {image_size} pixels: {str(error).splitlines()[0]}",
             remedy=f"Its own size is {spec.image_size}.",
         ) from error
+
+
+def blueprint(spec: ModelSpec, image_size: int) -> torch.nn.Module:
+    """The tower of an id at an input size, without weights, on torch's default device."""
+    tower: torch.nn.Module = _sized(_tower(model_configuration(spec, Path(spec.checkpoint)), image_size), image_size)
+    return tower
 
 
 def _tower_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
@@ -134,14 +140,17 @@ def _timm_tower(
     else:  # others compute some of their buffers when they are made
         tower = _tower(configuration, image_size)
         load_strict(tower, tensors, str(source.path))
-    # The configuration's image_size does not reach the trunk, whose own size is in its name.
-    native = (
-        getattr(getattr(tower.trunk, "patch_embed", None), "img_size", None)
-        or tower.trunk.default_cfg["input_size"][1:]
-    )
-    if hasattr(tower.trunk, "set_input_size") and tuple(native) != (image_size, image_size):
-        tower.trunk.set_input_size(img_size=(image_size, image_size))
-    return tower.to(compute_dtype(source.precision))
+    return _sized(tower, image_size).to(compute_dtype(source.precision))
+
+
+def _sized(tower: Any, image_size: int) -> Any:
+    """A tower at an input size: the configuration's does not reach a network of timm, whose own is in its name."""
+    trunk: Any = getattr(tower, "trunk", None)
+    if hasattr(trunk, "set_input_size"):
+        native = getattr(getattr(trunk, "patch_embed", None), "img_size", None) or trunk.default_cfg["input_size"][1:]
+        if tuple(native) != (image_size, image_size):
+            trunk.set_input_size(img_size=(image_size, image_size))
+    return tower
 
 
 class _Tower(Encoder):

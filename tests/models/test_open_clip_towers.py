@@ -125,11 +125,13 @@ def test_positions_are_resized_as_open_clip_resizes_them(tmp_path: Path) -> None
 
 
 def test_preprocessing_and_digest_are_those_of_the_configuration(tmp_path: Path) -> None:
-    saved(tmp_path, VIT)
+    network = saved(tmp_path, VIT)
     spec = resolve_model(f"open_clip:{tmp_path}")
     assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (spec.resize, spec.interpolation, spec.image_size, spec.patch) == ("squash", "bilinear", 64, 16)
-    assert footprint(spec, 64, "fp32") is None, "its shape is in its own configuration"
+    counted = footprint(spec, 64, "fp32")
+    assert counted is not None
+    assert counted.weights == sum(4 * tensor.numel() for tensor in network.visual.state_dict().values())
     first = load_model(f"open_clip:{tmp_path}").weights_digest
     path = tmp_path / "open_clip_config.json"
     content = json.loads(path.read_text())
