@@ -148,6 +148,9 @@ _KEY_OPTIONS = (
     "dtype",
     "device",
     "patches",
+    "layers",
+    "token_dtype",
+    "token_pca",
     "format",
 )
 

@@ -171,6 +171,18 @@ def extraction_options(command: F) -> F:
             help="What runs the network; openvino: on a CPU, if installed; auto: as an existing store, else torch.",
         ),
         click.option("--patches", is_flag=True, default=None, help="Store the last layer's patch tokens too."),
+        click.option("--layers", type=click.IntRange(min=1), help="With --patches: those of so many last blocks [1]."),
+        click.option(
+            "--token-dtype",
+            type=click.Choice(["auto", "int8"]),
+            help="With --patches: int8 keeps 8 bits a number and a scale a token [auto: as --dtype].",
+        ),
+        click.option(
+            "--token-pca",
+            type=click.IntRange(min=1),
+            metavar="D",
+            help="With --patches: keep D principal components of a token, fitted on a sample of the images.",
+        ),
         click.option(
             "--format",
             type=click.Choice(["zarr", "hdf5"]),

@@ -18,8 +18,8 @@ from featcache.store import (
     write_quarantine,
     write_samples,
 )
-from featcache.store.backend import TOKEN_FAMILIES
 from featcache.store.joining import unite_frames
+from featcache.store.token_forms import TokenForm, is_token_family
 from featcache.store.visible import visible_rows
 
 __all__ = ["MergeReport", "merge"]
@@ -37,6 +37,8 @@ class MergeReport:
     """Rows that this merge committed."""
     conflicts: tuple[str, ...]
     """Values of the samples on which the stores disagree; that of the first store counts."""
+    left_out: tuple[str, ...] = ()
+    """Tokens in int8 or projected: they are extracted anew, not joined."""
 
 
 def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dataset: str | None = None) -> MergeReport:
@@ -86,14 +88,17 @@ def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dat
     table, conflicts = _united(tables, origins)
     write_samples(folder, table)
     path, added = target, 0
+    left_out: list[str] = []
     for store, (part, _) in zip(stores, parts, strict=True):
         if store not in others:
             continue
         reader = RowReader(store, part)
+        kept = [name for name in store.names if not is_token_family(name) or _joins(name)]
+        left_out += [f"{name} of {store.path}" for name in store.names if name not in kept]
         path, new = add_rows(
             folder,
             store.key,
-            arrays={name: store[name].shape[1:] for name in store.names},
+            arrays={name: store[name].shape[1:] for name in kept},
             ids=part.frame["id"].tolist(),
             digests=part.frame["digest"].tolist(),
             read=reader,
@@ -105,7 +110,7 @@ def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dat
     present = set(joined.samples["id"])
     failures: dict[str, Failure] = {failure.id: failure for store in (*stores, joined) for failure in store.failures}
     write_quarantine(path, tuple(failure for name, failure in failures.items() if name not in present))
-    return MergeReport(path, len(joined), added, tuple(conflicts))
+    return MergeReport(path, len(joined), added, tuple(conflicts), tuple(left_out))
 
 
 def _refuse_other_keys(stores: Sequence[FeatureStore]) -> None:
@@ -128,7 +133,12 @@ def _refuse_other_keys(stores: Sequence[FeatureStore]) -> None:
 
 def _vector_shapes(store: FeatureStore) -> dict[str, tuple[int, ...]]:
     """Of the arrays that every row has; tokens are joined where they are."""
-    return {name: store[name].shape[1:] for name in store.names if name not in TOKEN_FAMILIES}
+    return {name: store[name].shape[1:] for name in store.names if not is_token_family(name)}
+
+
+def _joins(family: str) -> bool:
+    form = TokenForm.of_family(family)
+    return form is not None and form.is_plain
 
 
 def _dataset_name(stores: Sequence[FeatureStore], dataset: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import math
 import platform
 import shutil
 from collections import Counter
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from featcache.errors import ConfigurationError, StoreError, WeightsError
 from featcache.extraction.compiling import compile_planned
 from featcache.extraction.devices import keep_memory, processors, resolve_device
+from featcache.extraction.fitting_basis import fit_basis
 from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import Job
 from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
@@ -28,12 +28,13 @@ from featcache.extraction.pipeline import Stream, run_pipeline
 from featcache.extraction.plan import Plan, forget_weights, union_of
 from featcache.extraction.sharding import refuse_packed
 from featcache.extraction.sinks import Target
+from featcache.extraction.token_coding import TokenCoding
 from featcache.imaging import Preprocess
 from featcache.models import Encoder, Precision, RuntimeName, load_encoder
 from featcache.records import Progress
-from featcache.store import TOKENS, form_of, open_writer, unpack
+from featcache.store import TOKENS, StoreWriter, TokenForm, form_of, open_writer, read_basis, unpack
 
-__all__ = ["compute", "existing_folder", "load_planned"]
+__all__ = ["check_form", "compute", "existing_folder", "load_planned"]
 
 
 def compute(
@@ -78,14 +79,14 @@ def compute(
             _open_families(opened, plan, encoder, device, batch_size)
             for plan, encoder in zip(plans, encoders, strict=True)
         ]
-        rows = union_of({str(number): union_of(missing) for number, (missing, _) in enumerate(families)})
+        rows = union_of({str(number): union_of(missing) for number, (missing, *_) in enumerate(families)})
         jobs = [
             Job(plans[0].dataset.sample(row), path, cast(bytes, plans[0].digests[row]), ranks[row])
             for row, path in zip(rows.tolist(), plans[0].dataset.samples["path"].iloc[rows].tolist(), strict=True)
         ]
         streams = [
-            Stream(encoder, plan.preprocess, _targets(missing, writers, rows, encoder))
-            for plan, encoder, (missing, writers) in zip(plans, encoders, families, strict=True)
+            Stream(encoder, plan.preprocess, _targets(missing, writers, rows), coding)
+            for plan, encoder, (missing, writers, coding) in zip(plans, encoders, families, strict=True)
         ]
         kept = {plan.preprocess: _kept(plan, jobs) for plan in plans}
         if jobs:
@@ -168,8 +169,8 @@ def _ranks(plan: Plan) -> dict[int, int]:
 
 def _open_families(
     opened: contextlib.ExitStack, plan: Plan, encoder: Encoder, device: str, batch_size: int
-) -> tuple[dict[str, NDArray[np.int64]], dict[str, Any]]:
-    """What each family lacks and its writer, by family. Once they are open nobody else writes."""
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, Any], TokenCoding | None]:
+    """What each family lacks, its writer, and how tokens are coded. Nobody else writes once they are open."""
     if plan.form == "zarr" and form_of(plan.store) == "hdf5" and not (plan.store / "zarr.json").is_file():
         refuse_packed(plan)
         unpack(plan.store)
@@ -184,20 +185,34 @@ def _open_families(
     writers = {"vectors": opened.enter_context(open_writer(plan.folder, plan.key, arrays=encoder.arrays, **facts))}
     # Another process may have committed some of the rows while this one waited or loaded weights.
     missing = plan.still_missing()
-    for family in missing:
-        if family != "vectors":
-            own = open_writer(plan.folder, plan.key, arrays={TOKENS: encoder.patches or ()}, family=family, **facts)
-            writers[family] = opened.enter_context(own)
-    return missing, writers
+    form = plan.tokens
+    if form is None:
+        return missing, writers, None
+    basis = _basis(plan, encoder, form, device, batch_size)
+    facts |= {"arrays": form.arrays(encoder.patches or ()), "family": form.family, "basis": basis}
+    writers[form.family] = opened.enter_context(open_writer(plan.folder, plan.key, **facts))
+    if basis is not None:  # another process may have made the family, with the basis that all rows have
+        basis = read_basis(plan.store / form.family)
+    return missing, writers, TokenCoding(form, basis)
+
+
+def _basis(plan: Plan, encoder: Encoder, form: TokenForm, device: str, batch_size: int) -> NDArray[np.float32] | None:
+    """What tokens are projected onto: the basis of the rows that are there, else a new one."""
+    if form.pca is None:
+        return None
+    group = plan.store / form.family
+    if (group / "zarr.json").is_file():
+        return read_basis(group)
+    return fit_basis(plan, encoder, form, device, batch_size)
 
 
 def _targets(
-    missing: dict[str, NDArray[np.int64]], writers: dict[str, Any], rows: NDArray[np.int64], encoder: Encoder
+    missing: dict[str, NDArray[np.int64]], writers: dict[str, StoreWriter], rows: NDArray[np.int64]
 ) -> list[Target]:
     return [
         Target(
             writers[family],
-            {name: name for name in encoder.arrays} if family == "vectors" else {TOKENS: family},
+            {name: name for name in writers[family].features},
             frozenset(np.searchsorted(rows, own).tolist()),
         )
         for family, own in missing.items()
@@ -206,18 +221,43 @@ def _targets(
 
 def _check_tokens(plan: Plan, encoder: Encoder) -> None:
     """Refuse what no model or no disk can hold, before any image is read."""
-    rows = len(plan.missing.get("patches", ()))
-    if not rows:
+    check_form(plan, encoder)
+    form = plan.tokens
+    rows = 0 if form is None else len(plan.missing[form.family])
+    if form is None or encoder.patches is None or not rows:
         return
-    if encoder.patches is None:
-        raise ConfigurationError(f"{plan.spec.name} has no grid of patch tokens", remedy="Extract without --patches.")
-    needed = rows * math.prod(encoder.patches) * np.dtype(plan.key.dtype).itemsize * (2 if plan.form == "hdf5" else 1)
+    needed = rows * form.row_bytes(encoder.patches, plan.key.dtype) * (2 if plan.form == "hdf5" else 1)
     free = shutil.disk_usage(existing_folder(plan.folder)).free
     if needed > free:
         raise StoreError(
-            f"patch tokens of {rows} images, {encoder.patches} each, need {needed / 1e9:.1f} GB; "
+            f"patch tokens of {rows} images, {form.arrays(encoder.patches)[TOKENS]} each, need {needed / 1e9:.1f} GB; "
             f"{plan.folder} has {free / 1e9:.1f} GB free",
-            remedy="Free some space, choose another --home, or a smaller --image-size.",
+            remedy="Free some space, choose another --home, a smaller --image-size, --token-dtype int8 or --token-pca.",
+        )
+
+
+def check_form(plan: Plan, encoder: Encoder) -> None:
+    """Refuse tokens that the encoder does not give.
+
+    Raises
+    ------
+    ConfigurationError
+        If it has no grid, fewer layers, or tokens of fewer numbers.
+    """
+    form = plan.tokens
+    if form is None:
+        return
+    if encoder.patches is None:
+        raise ConfigurationError(f"{plan.spec.name} has no grid of patch tokens", remedy="Extract without --patches.")
+    if form.layers > encoder.max_layers:
+        raise ConfigurationError(
+            f"{plan.spec.name} gives the patch tokens of {encoder.max_layers} layer(s), not of {form.layers}",
+            remedy=f"--layers {encoder.max_layers}" if encoder.max_layers > 1 else "Leave --layers out.",
+        )
+    if form.pca is not None and form.pca > encoder.patches[-1]:
+        raise ConfigurationError(
+            f"tokens of {plan.spec.name} have {encoder.patches[-1]} numbers, {form.pca} components cannot be kept",
+            remedy=f"--token-pca {encoder.patches[-1]} or less.",
         )
 
 

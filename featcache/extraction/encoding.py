@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError
+from featcache.extraction.token_coding import TokenCoding
 from featcache.models import Encoder
 
 if TYPE_CHECKING:
@@ -71,12 +72,17 @@ class Encoding:
         ``cpu``, ``cuda:0``, ``mps``.
     wanted
         The features that are stored.
+    coding
+        What is stored of its patch tokens; None if they are not wanted.
     """
 
-    def __init__(self, encoder: Encoder, device: str, wanted: Container[str]) -> None:
+    def __init__(
+        self, encoder: Encoder, device: str, wanted: Container[str], coding: TokenCoding | None = None
+    ) -> None:
         self.encoder = encoder
         self.device = device
         self.wanted = wanted
+        self.coding = coding
         self.part: int | None = None
         """Images a forward pass, once a whole batch did not fit the device's memory."""
         self.transfer_seconds = 0.0
@@ -114,10 +120,7 @@ class Encoding:
 
         while True:
             try:
-                parts = [
-                    self.encoder.encode(part, patches="patches" in self.wanted)
-                    for part in torch.split(inputs, self.part or len(inputs))
-                ]
+                parts = [self._features(part) for part in torch.split(inputs, self.part or len(inputs))]
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -128,6 +131,12 @@ class Encoding:
                 for name in parts[0]
                 if name in self.wanted
             }
+
+    def _features(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.coding is None:
+            return self.encoder.encode(inputs, patches=False)
+        features = self.encoder.encode(inputs, patches=True, layers=self.coding.form.layers)
+        return features | self.coding(features["patches"])
 
     def _halve(self, batch_size: int) -> None:
         import torch

@@ -14,7 +14,7 @@ import numpy as np
 
 from featcache.datasets import Dataset, load_dataset
 from featcache.extraction.compiling import checked_choice, compile_planned
-from featcache.extraction.computing import existing_folder, load_planned
+from featcache.extraction.computing import check_form, existing_folder, load_planned
 from featcache.extraction.devices import processors, resolve_device
 from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import Job
@@ -103,15 +103,13 @@ def _forecast(
     if not missing:
         return nothing
     encoder = load_planned(plan, device)
+    check_form(plan, encoder)
     compile_planned(encoder, plan, device, batch_size, compile)
     arriving = _reading_seconds(plan)
-    encoding, memory = _encoding_seconds(encoder, plan.preprocess.crop, device, batch_size)
+    encoding, memory = _encoding_seconds(encoder, plan, device, batch_size)
     # On a CPU the readers and the encoder share the processors; an accelerator computes beside them.
     each = arriving / workers + encoding if device == "cpu" else max(arriving / workers, encoding)
-    stored = sum(
-        len(rows) * _row_bytes(encoder, family) * np.dtype(plan.key.dtype).itemsize
-        for family, rows in plan.missing.items()
-    )
+    stored = sum(len(rows) * _row_bytes(plan, encoder, family) for family, rows in plan.missing.items())
     return Forecast(
         **{
             **{name: getattr(nothing, name) for name in Forecast.__slots__},
@@ -124,11 +122,11 @@ def _forecast(
     )
 
 
-def _row_bytes(encoder: Encoder, family: str) -> int:
-    """Numbers of one row of a family."""
-    if family != "vectors":
-        return math.prod(encoder.patches or (0,))
-    return sum(math.prod(shape) for shape in encoder.arrays.values())
+def _row_bytes(plan: Plan, encoder: Encoder, family: str) -> int:
+    """Bytes of one row of a family on disk."""
+    if family != "vectors" and plan.tokens is not None:
+        return plan.tokens.row_bytes(encoder.patches or (0,), plan.key.dtype)
+    return sum(math.prod(shape) for shape in encoder.arrays.values()) * np.dtype(plan.key.dtype).itemsize
 
 
 def _reading_seconds(plan: Plan) -> float:
@@ -165,15 +163,16 @@ def _reading_seconds(plan: Plan) -> float:
     return a_unit * len(units) / len(jobs) + seconds["preprocess"] / prepared
 
 
-def _encoding_seconds(encoder: Encoder, size: int, device: str, batch_size: int) -> tuple[float, int | None]:
+def _encoding_seconds(encoder: Encoder, plan: Plan, device: str, batch_size: int) -> tuple[float, int | None]:
     """Seconds to encode one image in a batch, and the CUDA device's memory that it took."""
     import torch
 
-    pixels = torch.zeros(batch_size, 3, size, size)
+    pixels = torch.zeros(batch_size, 3, plan.preprocess.crop, plan.preprocess.crop)
+    wanted: dict[str, Any] = {} if plan.tokens is None else {"patches": True, "layers": plan.tokens.layers}
 
     def once() -> float:
         begin = time.perf_counter()
-        features = encoder.encode(pixels.to(device))
+        features = encoder.encode(pixels.to(device), **wanted)
         for array in features.values():
             array.cpu()
         return time.perf_counter() - begin

@@ -15,7 +15,15 @@ from featcache.extraction.computing import compute
 from featcache.extraction.devices import checked_precision
 from featcache.extraction.masks import write_masks
 from featcache.extraction.outcome import ADVICE, Outcome
-from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, settle_model, union_of
+from featcache.extraction.plan import (
+    Plan,
+    make_plan,
+    portable_name,
+    record_samples,
+    settle_model,
+    token_form,
+    union_of,
+)
 from featcache.extraction.several_devices import extract_on_devices, listed_devices
 from featcache.extraction.sharding import Shard, checked_shard, rows_there, shard_notes
 from featcache.imaging import Preprocess
@@ -24,6 +32,7 @@ from featcache.records import ExtractionReport, Failure, Progress
 from featcache.store import (
     FeatureStore,
     StoreFormat,
+    TokenDtype,
     find_home,
     finish_session,
     packed_path,
@@ -49,6 +58,9 @@ def extract(
     dtype: str = "auto",
     device: str = "auto",
     patches: bool = False,
+    layers: int = 1,
+    token_dtype: TokenDtype = "auto",
+    token_pca: int | None = None,
     format: StoreFormat | None = None,
     pixels: Literal["drop", "keep"] = "drop",
     batch_size: int | None = None,
@@ -89,6 +101,13 @@ def extract(
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     patches
         Store the last layer's patch tokens too; of rows that have vectors already, only these are added.
+    layers
+        With ``patches``: store the tokens of so many last blocks, each after the final norm.
+    token_dtype
+        With ``patches``: ``int8`` stores 8 bits a number and one scale a token; ``auto`` is the type of the features.
+    token_pca
+        With ``patches``: store so many principal components of each token, fitted without labels on a seeded sample
+        of the dataset's images. Tokens of every form are a family of their own, ``patches_l5_pca64_int8``.
     format
         Default: that of the store, if it is there, else ``zarr``. With ``hdf5`` the store ends as one ordinary,
         read-only ``.h5`` file; a later extraction computes only what that file lacks, in new segments beside it,
@@ -151,6 +170,9 @@ def extract_models(
     runtime: str = "auto",
     dtype: str = "auto",
     patches: bool = False,
+    layers: int = 1,
+    token_dtype: TokenDtype = "auto",
+    token_pca: int | None = None,
     format: StoreFormat | None = None,
     pixels: Literal["drop", "keep"] = "drop",
     **dataset_options: Any,
@@ -165,7 +187,9 @@ def extract_models(
         With one model only.
     dataset, root, home, device, batch_size, workers, devices, shard, compile, progress, registry_name
         See :func:`extract`.
-    preprocess, image_size, precision, runtime, dtype, patches, format, pixels, **dataset_options
+    preprocess, image_size, precision, runtime, dtype, patches, layers, token_dtype, token_pca
+        See :func:`extract`; they hold for all models.
+    format, pixels, **dataset_options
         See :func:`extract`; they hold for all models.
 
     Returns
@@ -179,14 +203,14 @@ def extract_models(
         As :func:`extract`; before any image is read, if one of the models cannot be used.
     """
     begin = time.perf_counter()
-    if batch_size is not None and batch_size < 1:
-        raise ConfigurationError(f"batch size {batch_size} is not positive")
+    _check_numbers(models, batch_size)
     checked_choice(compile)
     checked_precision(precision)
+    tokens: dict[str, Any] = {"patches": patches, "layers": layers}
+    tokens |= {"token_dtype": token_dtype, "token_pca": token_pca}
+    token_form(**tokens)
     if pixels not in ("drop", "keep"):
         raise ConfigurationError(f"pixels {pixels!r}", remedy="drop or keep.")
-    if len(set(models)) < len(models) or not models:
-        raise ConfigurationError(f"the models are {', '.join(models) or 'none'}", remedy="Name each model once.")
     if weights is not None and len(models) > 1:
         raise ConfigurationError("--weights with several models", remedy="Extract that model by itself.")
     specs = [resolve_model(model) for model in models]
@@ -203,8 +227,8 @@ def extract_models(
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
     # Unusable weights are said before any image is read.
     seen: dict[str, Any] = {"weights": weights, "preprocess": preprocess, "image_size": image_size}
-    seen |= {"precision": precision, "device": device}
-    settled = [settle_model(spec, loaded, registry_name, **seen) for spec in specs]
+    facts: dict[str, Any] = {"precision": precision, "device": device}
+    settled = [settle_model(spec, loaded, registry_name, **seen, **facts) for spec in specs]
     recorded = record_samples(loaded, folder / loaded.name, registry_name)
     plans = [
         make_plan(
@@ -212,11 +236,10 @@ def extract_models(
             loaded,
             home=folder,
             registry_name=registry_name,
-            precision=precision,
             runtime=runtime,
             dtype=dtype,
-            device=device,
-            patches=patches,
+            **facts,
+            **tokens,
             format=format,
             recorded=recorded,
             settled=own,
@@ -237,7 +260,7 @@ def extract_models(
             "precision": _one_precision(plans),
             "runtime": runtime,
             "dtype": dtype,
-            "patches": patches,
+            **tokens,
             "format": format,
             "pixels": pixels,
             "batch_size": batch_size,
@@ -278,6 +301,13 @@ def extract_models(
         report = _report(plan, store or plan.store, outcome, failures, seconds=time.perf_counter() - begin)
         reports.append(replace(report, notes=(*report.notes, *notes)))
     return tuple(reports)
+
+
+def _check_numbers(models: Sequence[str], batch_size: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ConfigurationError(f"batch size {batch_size} is not positive")
+    if len(set(models)) < len(models) or not models:
+        raise ConfigurationError(f"the models are {', '.join(models) or 'none'}", remedy="Name each model once.")
 
 
 def _keep_masks(dataset: Dataset, home: Path, patches: bool, shard: Shard | None) -> tuple[str, ...]:

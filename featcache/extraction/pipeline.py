@@ -13,6 +13,7 @@ from featcache.extraction.outcome import Outcome
 from featcache.extraction.readers import ReadBatch, Readers
 from featcache.extraction.reading import Recipe
 from featcache.extraction.sinks import Arrived, Sink, Target, Writing
+from featcache.extraction.token_coding import TokenCoding
 from featcache.imaging import Preprocess
 from featcache.models import Encoder
 from featcache.records import Progress
@@ -30,6 +31,8 @@ class Stream:
     """What it sees of an image."""
     targets: Sequence[Target]
     """The families of its store."""
+    coding: TokenCoding | None = None
+    """What is stored of its patch tokens, if a target is of them."""
     outcome: Outcome = field(default_factory=Outcome)
     """What became of it."""
 
@@ -84,7 +87,12 @@ def run_pipeline(
     recipes = list(dict.fromkeys(stream.preprocess for stream in streams))
     batches = batches_of(jobs, batch_size)
     encodings = [
-        Encoding(stream.encoder, device, {name for target in stream.targets for name in target.features.values()})
+        Encoding(
+            stream.encoder,
+            device,
+            {name for target in stream.targets for name in target.features.values()},
+            stream.coding,
+        )
         for stream in streams
     ]
     begin = time.perf_counter()
@@ -94,8 +102,7 @@ def run_pipeline(
         readers.buffers.pinned(device),
     ):
         sinks = [
-            [Sink(target, _shapes(stream.encoder), jobs) for target in stream.targets if target.jobs]
-            for stream in streams
+            [Sink(target, _shapes(stream), jobs) for target in stream.targets if target.jobs] for stream in streams
         ]
         keepers = {
             recipes.index(recipe): Sink(target, {"pixels": (3, recipe.crop, recipe.crop)}, jobs)
@@ -229,6 +236,9 @@ class _Run:
             outcome.busy["write"] = self._writing.seconds
 
 
-def _shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
+def _shapes(stream: Stream) -> dict[str, tuple[int, ...]]:
     """Shape of one row of each feature that an encoder gives."""
-    return {**encoder.arrays, **({"patches": encoder.patches} if encoder.patches is not None else {})}
+    patches = stream.encoder.patches
+    if stream.coding is None or patches is None:
+        return stream.encoder.arrays
+    return stream.encoder.arrays | stream.coding.form.arrays(patches)

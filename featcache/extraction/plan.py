@@ -37,7 +37,10 @@ from featcache.store import (
     SampleTable,
     StatIndex,
     StoreFormat,
+    TokenDtype,
+    TokenForm,
     form_of,
+    is_token_family,
     key_of,
     open_forms,
     read_samples,
@@ -55,6 +58,7 @@ __all__ = [
     "readable_keys",
     "record_samples",
     "settle_model",
+    "token_form",
     "union_of",
 ]
 
@@ -91,6 +95,8 @@ class Plan:
     """(i, n) if only the rows of one shard are computed."""
     own: NDArray[np.bool_] | None = None
     """Which rows of ``dataset.samples`` are the shard's; None for all."""
+    tokens: TokenForm | None = None
+    """What is kept of patch tokens; None if they are not computed."""
 
     def still_missing(self) -> dict[str, NDArray[np.int64]]:
         """What of ``missing`` no process has committed by now."""
@@ -166,6 +172,9 @@ def make_plan(
     dtype: str = "auto",
     device: str = "auto",
     patches: bool = False,
+    layers: int = 1,
+    token_dtype: TokenDtype = "auto",
+    token_pca: int | None = None,
     format: StoreFormat | None = None,
     record: bool = True,
     recorded: tuple[list[bytes | None], list[Failure]] | None = None,
@@ -207,13 +216,14 @@ def make_plan(
     store = folder / key.store_name
     form = format or form_of(store) or "zarr"
     forms = open_forms(store, form)
-    families = _families(forms, form, patches)
+    tokens = _settled_tokens(forms, form, token_form(patches, layers, token_dtype, token_pca))
+    families = ("vectors",) if tokens is None else ("vectors", tokens.family)
     own = None if shard is None else shards_of_rows(dataset, digests, shard[1]) == shard[0]
     missing = {name: _owned(rows, own) for name, rows in missing_rows(digests, forms, families).items()}
     if own is not None:
         ids = set(dataset.samples["id"][own])
         failures = [failure for failure in failures if failure.id in ids]
-    if form == "hdf5" and not patches and "patches" in families:
+    if tokens is not None and not patches:
         notes = (*notes, "The store has patch tokens, and an HDF5 file holds them for all rows: they are computed too.")
     return Plan(
         dataset=dataset,
@@ -230,6 +240,7 @@ def make_plan(
         notes=(*dataset.notes, *notes),
         shard=shard,
         own=own,
+        tokens=tokens,
     )
 
 
@@ -237,10 +248,38 @@ def _owned(rows: NDArray[np.int64], own: NDArray[np.bool_] | None) -> NDArray[np
     return rows if own is None else rows[own[rows]]
 
 
-def _families(forms: Sequence[FeatureStore], form: StoreFormat, patches: bool) -> tuple[str, ...]:
-    """The families that an extraction computes: what was asked for, and in a packed file what it has already."""
-    kept = form == "hdf5" and any("patches" in opened for opened in forms)
-    return ("vectors", "patches") if patches or kept else ("vectors",)
+def token_form(
+    patches: bool, layers: int = 1, token_dtype: TokenDtype = "auto", token_pca: int | None = None
+) -> TokenForm | None:
+    """The form of patch tokens that an extraction is asked for; None if for none.
+
+    Raises
+    ------
+    ConfigurationError
+        If something is said about tokens that are not asked for, or it is not possible.
+    """
+    form = TokenForm(layers, token_pca, token_dtype)
+    if not patches and form != TokenForm():
+        raise ConfigurationError(
+            "--layers, --token-dtype and --token-pca say how patch tokens are kept, and none are asked for",
+            remedy="Add --patches.",
+        )
+    return form if patches else None
+
+
+def _settled_tokens(forms: Sequence[FeatureStore], form: StoreFormat, asked: TokenForm | None) -> TokenForm | None:
+    """The tokens that an extraction computes: what was asked for, and in a packed file what it has already."""
+    if form == "zarr":
+        return asked
+    held = {name for opened in forms for name in opened.names if is_token_family(name)}
+    families = sorted(held | ({asked.family} if asked is not None else set()))
+    settled = [TokenForm.of_family(family) for family in families]
+    if len(settled) > 1 or any(one is not None and not one.is_plain for one in settled):
+        raise ConfigurationError(
+            f"an HDF5 store keeps one form of tokens, in the type of its features, not {', '.join(families)}",
+            remedy="Leave --format hdf5 out: a Zarr store keeps several, in int8 and projected too.",
+        )
+    return settled[0] if settled else None
 
 
 def union_of(missing: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:

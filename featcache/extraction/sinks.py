@@ -19,8 +19,9 @@ from featcache.extraction.encoding import Fetched, Held
 from featcache.extraction.jobs import Job, segments_of
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.reading import Reading
+from featcache.extraction.token_coding import finite_when_read
 from featcache.records import Failure
-from featcache.store import StoreWriter
+from featcache.store import SCALES, StoreWriter
 
 __all__ = ["Arrived", "Sink", "Target", "Writing"]
 
@@ -166,6 +167,8 @@ def _usable(arrived: Arrived, jobs: Sequence[Job], features: Mapping[str, NDArra
     dtype, outcome = arrived.sinks[0].dtype, arrived.outcome
     with np.errstate(over="ignore"):
         finite = [_finite(array) & _finite(array.astype(dtype)) for array in features.values()]
+    if SCALES in features:
+        finite.append(finite_when_read(features, dtype))
     usable: NDArray[np.bool_] = np.logical_and.reduce(finite)
     for place, (job, reading) in enumerate(zip(jobs, arrived.readings, strict=True)):
         failure = reading.failures[arrived.kind]
@@ -202,15 +205,17 @@ class Sink:
         segments = segments_of([jobs[number] for number in sorted(target.jobs)], target.writer.chunk_rows)
         spanned = (len(segments) - 1) * target.writer.chunk_rows + sum(segments[-1])
         self._segments = iter(list(zip(target.writer.reserve(spanned), segments, strict=True)))
-        self._shapes = {name: shapes[feature] for name, feature in target.features.items()}
+        self._arrays = {
+            name: (shapes[feature], np.dtype(target.writer.layout(name).dtype))
+            for name, feature in target.features.items()
+        }
         self._number = 0
         self._volumes: list[int] = []
-        self._empty = np.nan if self.dtype.kind == "f" else 0
         self._next()
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """In which rows are stored."""
+        """In which features are given to readers."""
         dtype: np.dtype[Any] = self._writer.dtype
         return dtype
 
@@ -254,8 +259,8 @@ class Sink:
         self._ids: list[str] = []
         self._digests = np.zeros((self._length, 16), np.uint8)
         self._rows = {
-            name: np.full((self._length, *shape), self._empty, self._writer.dtype)
-            for name, shape in self._shapes.items()
+            name: np.full((self._length, *shape), np.nan if dtype.kind == "f" else 0, dtype)
+            for name, (shape, dtype) in self._arrays.items()
         }
 
     def _commit(self, committing: _Committing) -> None:

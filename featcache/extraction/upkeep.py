@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,9 @@ from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress, Selector
 from featcache.store import (
     FeatureStore,
+    Problem,
     StoreFormat,
+    TokenForm,
     drop_damage,
     find_home,
     is_store,
@@ -169,7 +172,7 @@ def repair(
     problems = verify_store(store)
     if not problems:
         return None
-    patches = any(problem.file.startswith("patches") for problem in problems) or _has_patches(store)
+    forms = _token_forms(store, problems)
     form: StoreFormat = "zarr"
     if store.is_file():
         form, damaged = "hdf5", store
@@ -201,7 +204,6 @@ def repair(
         "precision": key.precision,
         "runtime": key.runtime.split(maxsplit=1)[0],
         "dtype": key.dtype,
-        "patches": patches,
         "format": form,
     }
     plan = make_plan(resolve_model(key.model), dataset, **options)
@@ -210,11 +212,21 @@ def repair(
             "the damaged rows cannot be computed here in the same way: " + "; ".join(plan.key.difference(key)),
             remedy="Use the weights and the version of featcache of the first time. The damage is removed already.",
         )
-    return extract(key.model, dataset, progress=progress, **options)
+    reports = []
+    asked_for: Sequence[TokenForm | None] = forms or [None]
+    for tokens in asked_for:
+        asked: dict[str, Any] = {}
+        if tokens is not None:
+            asked = {"patches": True, "layers": tokens.layers}
+            asked |= {"token_dtype": tokens.dtype, "token_pca": tokens.pca}
+        reports.append(extract(key.model, dataset, progress=progress, **options, **asked))
+    return replace(reports[-1], computed=sum(report.computed for report in reports))
 
 
-def _has_patches(store: Path) -> bool:
-    try:
-        return "patches" in FeatureStore(store)
-    except StoreError:
-        return (store / "patches").is_dir()
+def _token_forms(store: Path, problems: Sequence[Problem]) -> list[TokenForm]:
+    """The forms of tokens that a store has, or had before it was damaged."""
+    families = {problem.file.split("/", 1)[0] for problem in problems} | {path.name for path in store.glob("patches*")}
+    with contextlib.suppress(StoreError):
+        families |= set(FeatureStore(store).names)
+    forms = [TokenForm.of_family(family) for family in sorted(families)]
+    return [form for form in forms if form is not None]

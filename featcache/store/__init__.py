@@ -1,7 +1,7 @@
 """The feature store: content-addressed rows in one Zarr v3 group per cache key (``docs/format.md``)."""
 
 from featcache.store.adding import ReadRows, add_rows
-from featcache.store.backend import FORMAT_VERSION, KEPT_PIXELS, NO_ROW, TOKENS
+from featcache.store.backend import FORMAT_VERSION, KEPT_PIXELS, NO_ROW
 from featcache.store.digests import StatIndex, content_digest, file_digest, row_digest
 from featcache.store.feature_array import FeatureArray
 from featcache.store.feature_store import FeatureStore, digests_from_text
@@ -18,10 +18,13 @@ from featcache.store.masks import Masks, open_masks
 from featcache.store.removal import remove_store
 from featcache.store.repair import drop_damage
 from featcache.store.samples import SampleTable, read_samples, write_samples
+from featcache.store.token_basis import read_basis
+from featcache.store.token_forms import BASIS, SCALES, TOKENS, TokenDtype, TokenForm, is_token_family
 from featcache.store.verify import Problem, verify_store
 from featcache.store.writer import StoreWriter, finish_session, open_writer, write_quarantine
 
 __all__ = [
+    "BASIS",
     "FORMAT_VERSION",
     "FeatureArray",
     "FeatureStore",
@@ -34,11 +37,14 @@ __all__ = [
     "NO_ROW",
     "Problem",
     "ReadRows",
+    "SCALES",
     "SampleTable",
     "StatIndex",
     "StoreFormat",
     "StoreWriter",
     "TOKENS",
+    "TokenDtype",
+    "TokenForm",
     "add_rows",
     "collect_garbage",
     "content_digest",
@@ -50,6 +56,7 @@ __all__ = [
     "finish_session",
     "form_of",
     "is_store",
+    "is_token_family",
     "join_samples",
     "key_of",
     "last_store",
@@ -60,6 +67,7 @@ __all__ = [
     "open_writer",
     "packed_path",
     "plan_gc",
+    "read_basis",
     "read_samples",
     "remember_last_store",
     "remove_store",

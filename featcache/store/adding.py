@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.store.backend import TOKEN_FAMILIES, TOKENS
+from featcache.errors import ConfigurationError
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.keys import Key
+from featcache.store.token_forms import TOKENS, TokenForm, is_token_family
 from featcache.store.writer import StoreWriter, open_writer
 
 __all__ = ["ReadRows", "add_rows"]
@@ -58,11 +59,23 @@ def add_rows(
         The store.
     added
         Rows committed.
+
+    Raises
+    ------
+    ConfigurationError
+        For tokens in int8 or projected.
     """
     offered = digests_from_text(digests)
     first = ~pd.Series(digests, dtype="object").duplicated().to_numpy(dtype=bool)
-    vectors = {name: shape for name, shape in arrays.items() if name not in TOKEN_FAMILIES}
-    tokens = {name: shape for name, shape in arrays.items() if name in TOKEN_FAMILIES}
+    vectors = {name: shape for name, shape in arrays.items() if not is_token_family(name)}
+    tokens = {name: shape for name, shape in arrays.items() if is_token_family(name)}
+    for family in tokens:
+        form = TokenForm.of_family(family)
+        if form is None or not form.is_plain:
+            raise ConfigurationError(
+                f"tokens of the form {family!r} cannot be copied to another store: they are an approximation",
+                remedy="Extract them there: featcache extract --patches with the same options.",
+            )
     with open_writer(folder, key, arrays=vectors, planned_rows=len(offered), provenance=provenance) as writer:
         missing = np.flatnonzero(first & (FeatureStore(writer.path).rows_of(offered) < 0))
         _commit_missing(writer, missing, offered, ids, {name: partial(read, name) for name in vectors})

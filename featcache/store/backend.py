@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.records import Failure
+from featcache.store.token_forms import is_token_family
 
 __all__ = [
     "Backend",
@@ -16,8 +17,6 @@ __all__ = [
     "KEPT_PIXELS",
     "NOT_FEATURES",
     "NO_ROW",
-    "TOKENS",
-    "TOKEN_FAMILIES",
     "family_path",
     "locate_rows",
     "open_backend",
@@ -34,14 +33,8 @@ NO_ROW = bytes(16)
 """The digest of a place that holds no row (a quarantined image, the end of a short segment)."""
 
 
-TOKEN_FAMILIES = frozenset({"patches"})
-"""Families with one grid of vectors for each image. All other arrays are of the family ``vectors``."""
-
 KEPT_PIXELS = "kept_pixels"
 """The model that a store of decoded pixels names: no features, and never meant where no store is named."""
-
-TOKENS = "tokens"
-"""The feature array of every family but ``vectors``; readers know it by the family's name."""
 
 
 def family_path(store: Path, family: str) -> Path:
@@ -51,7 +44,8 @@ def family_path(store: Path, family: str) -> Path:
 
 def token_families(store: Path) -> list[str]:
     """Names of the families beside ``vectors`` that a Zarr store has, sorted."""
-    return sorted(family for family in TOKEN_FAMILIES if (store / family / "segments").is_dir())
+    held = store.glob("patches*/segments") if store.is_dir() else ()
+    return sorted(path.parent.name for path in held if is_token_family(path.parent.name) and path.is_dir())
 
 
 class Backend(Protocol):

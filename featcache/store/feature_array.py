@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import StoreError
 from featcache.store.backend import Backend
+from featcache.store.token_forms import SCALES, TokenForm
 
 __all__ = ["FeatureArray"]
 
@@ -31,14 +32,27 @@ class FeatureArray:
         (n,) row number in the container for each row of the view; -1 where the container has none.
     label
         What messages call it; default ``name``.
+    decoded
+        For int8 tokens, the type in which their products with their scales are given; None for numbers as stored.
     """
 
-    def __init__(self, backend: Backend, name: str, rows: NDArray[np.int64], *, label: str | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        name: str,
+        rows: NDArray[np.int64],
+        *,
+        label: str | None = None,
+        decoded: np.dtype[Any] | None = None,
+    ) -> None:
         self.name = name if label is None else label
         self.rows = rows
         self._backend = backend
         self._array = name
         self._row_shape, self._dtype = backend.describe(name)
+        self._is_coded = decoded is not None
+        if decoded is not None:
+            self._dtype = decoded
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,7 +66,7 @@ class FeatureArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """As stored."""
+        """As stored; of int8 tokens, that of the features that they stand for."""
         return self._dtype
 
     def __len__(self) -> int:
@@ -70,9 +84,16 @@ class FeatureArray:
         if absent:
             raise StoreError(
                 f"{absent} of {len(rows)} rows have no {self.name} in {self._backend.path}",
-                remedy=f"Run the same `featcache extract` with --{self.name}: only those rows are computed.",
+                remedy=f"Run the same `featcache extract` with {_option(self.name)}: only those rows are computed.",
             )
-        return self._backend.read(self._array, rows)
+        if not self._is_coded:
+            return self._backend.read(self._array, rows)
+        scales = self._backend.read(SCALES, rows)
+        decoded = np.empty((len(rows), *self._row_shape), self._dtype)
+        codes = self._backend.read(self._array, rows)
+        for place in range(len(rows)):  # by row: a float32 copy of them all would be four times what is asked for
+            decoded[place] = codes[place] * scales[place][..., None]
+        return decoded
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         key = key if isinstance(key, tuple) else (key,)
@@ -94,3 +115,13 @@ class FeatureArray:
         fetched = np.arange(wanted.size).reshape(wanted.shape) if wanted.ndim > 0 else 0
         result: NDArray[Any] = array[(fetched, *others)]
         return result
+
+
+def _option(name: str) -> str:
+    """How an extraction is asked for an array."""
+    form = TokenForm.of_family(name)
+    if form is None:
+        return f"--{name}"
+    layers = f" --layers {form.layers}" if form.layers > 1 else ""
+    pca = "" if form.pca is None else f" --token-pca {form.pca}"
+    return f"--patches{layers}{pca}{' --token-dtype int8' if form.dtype == 'int8' else ''}"

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from featcache.errors import ConfigurationError, StoreCorruptError
 from featcache.records import Failure, Task
 from featcache.registry import nearest
-from featcache.store.backend import NOT_FEATURES, TOKENS, Backend, locate_rows, open_backend, token_families
+from featcache.store.backend import NOT_FEATURES, Backend, locate_rows, open_backend, token_families
 from featcache.store.feature_array import FeatureArray
 from featcache.store.keys import Key
 from featcache.store.samples import SampleTable, bare_table, packed_samples, read_samples
+from featcache.store.token_forms import TOKENS, TokenForm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -315,7 +316,10 @@ class FeatureStore:
         """
         if name in self._tokens:
             backend = self._tokens[name]
-            return FeatureArray(backend, TOKENS, locate_rows(*backend.committed(), digests), label=name)
+            form = TokenForm.of_family(name)
+            decoded = np.dtype(self.key.dtype) if form is not None and form.dtype == "int8" else None
+            rows = locate_rows(*backend.committed(), digests)
+            return FeatureArray(backend, TOKENS, rows, label=name, decoded=decoded)
         return FeatureArray(self._backend, name, self.rows_of(digests))
 
     @property

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featcache.errors import StoreCorruptError
 from featcache.records import Failure
 from featcache.store.adding import add_rows
-from featcache.store.backend import NO_ROW, TOKEN_FAMILIES, locate_rows, open_backend
+from featcache.store.backend import NO_ROW, locate_rows, open_backend
 from featcache.store.feature_array import FeatureArray
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.find import packed_path
@@ -24,6 +24,7 @@ from featcache.store.lock import write_lock
 from featcache.store.packing import Content, check_packed, readable_rows, write_packed
 from featcache.store.removal import discard_group, remove_locks
 from featcache.store.samples import read_samples
+from featcache.store.token_forms import is_token_family
 
 __all__ = ["StoreFormat", "keep_rows", "open_forms", "salvage", "seal", "unpack"]
 
@@ -140,7 +141,7 @@ def _copy(opened: FeatureStore, chosen: NDArray[np.bool_], *, provenance: dict[s
 def _content(forms: Sequence[FeatureStore], digests: NDArray[np.uint8], failures: Sequence[Failure]) -> Content:
     """The rows of some digests out of several forms; rows without tokens that others have are left out."""
     names = list(dict.fromkeys(name for form in forms for name in form.names))
-    shapes = [{name: form[name].shape[1:] for name in form.names if name not in TOKEN_FAMILIES} for form in forms]
+    shapes = [{name: form[name].shape[1:] for name in form.names if not is_token_family(name)} for form in forms]
     if any(shape != shapes[0] for shape in shapes):
         raise StoreCorruptError(
             f"the forms of {forms[0].path} hold different arrays: {shapes}", remedy="Move one of them away."

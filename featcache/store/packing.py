@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreCorruptError, StoreError
 from featcache.records import Failure
-from featcache.store.backend import TOKEN_FAMILIES, open_backend
+from featcache.store.backend import open_backend
 from featcache.store.durable import sync_folder
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.hdf5_backend import ATTRIBUTES, CHECKSUMS, QUARANTINE, Hdf5Backend
 from featcache.store.lock import write_lock
 from featcache.store.samples import PACKED_SAMPLES, SampleTable, samples_file, write_samples
 from featcache.store.steady_file import SteadyFile
+from featcache.store.token_forms import is_token_family
 from featcache.store.visible import chosen_arrays, visible_rows
 
 if TYPE_CHECKING:
@@ -226,8 +227,8 @@ def readable_rows(path: Path) -> NDArray[np.bool_]:
 
 def _write(file: h5py.File, content: Content) -> dict[str, str]:
     """Write all datasets; return the SHA-256 of what was handed to HDF5, by dataset."""
-    families = {"vectors": ["digests", "ids", *(name for name in content.arrays if name not in TOKEN_FAMILIES)]}
-    families |= {name: [name] for name in content.arrays if name in TOKEN_FAMILIES}
+    families = {"vectors": ["digests", "ids", *(name for name in content.arrays if not is_token_family(name))]}
+    families |= {name: [name] for name in content.arrays if is_token_family(name)}
     file.attrs[ATTRIBUTES] = _fixed(json.dumps({**content.attributes, "families": families}, ensure_ascii=False))
     sums = {"digests": _put(file, "digests", content.digests), "ids": _put(file, "ids", _strings(content.ids))}
     for name, array in content.arrays.items():

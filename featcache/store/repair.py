@@ -15,6 +15,7 @@ from featcache.store.keys import Key
 from featcache.store.lock import write_lock
 from featcache.store.manifest import group_copy, manifest_file, read_manifest, write_manifest
 from featcache.store.segments import segment_number, segment_records
+from featcache.store.token_basis import basis_fault
 from featcache.store.verify import Problem, verify_store
 from featcache.store.writer import array_lengths
 from featcache.store.zarr_backend import quarantine_document, quarantine_file, read_attributes, read_quarantine
@@ -52,6 +53,10 @@ def drop_damage(store: Path, problems: Sequence[Problem]) -> int:
             try:
                 restored |= _restore_group(store / family, store.name)
             except StoreCorruptError:  # vectors are what a store is; tokens without their document are computed again
+                shutil.rmtree(store / family)
+                lost = True
+                continue
+            if basis_fault(store / family) is not None:  # what was projected onto it cannot be continued
                 shutil.rmtree(store / family)
                 lost = True
         if restored or lost:

@@ -19,6 +19,8 @@ from featcache.store.manifest import group_copy, manifest_file, read_manifest
 from featcache.store.packing import check_packed
 from featcache.store.samples import read_samples, samples_file, samples_match_checksum
 from featcache.store.segments import Segment, read_segment, segment_records, serialize_segment
+from featcache.store.token_basis import basis_fault
+from featcache.store.token_forms import BASIS
 from featcache.store.writer import array_lengths
 from featcache.store.zarr_backend import quarantine_file, read_attributes, read_quarantine
 from featcache.store.zarr_layout import ArrayLayout, group_document, layouts_of, metadata_digest, to_json
@@ -103,6 +105,9 @@ def _group_problems(path: Path, attributes: dict[str, Any], store_name: str) -> 
         yield Problem("zarr.json", "its bytes are not those that featcache wrote")
     if not group_copy(path).is_file() or group_copy(path).read_bytes() != (path / "zarr.json").read_bytes():
         yield Problem("zarr.json", "the document differs from its copy, segments/group.json")
+    fault = basis_fault(path)
+    if fault is not None:
+        yield Problem(BASIS, fault)
     key = Key.from_dict(attributes["spec"])
     if key.digest != attributes["key"]:
         yield Problem("zarr.json", "the key is not that of the specification")
@@ -163,7 +168,7 @@ def _manifest_problems(path: Path, has_rows: bool) -> Iterator[Problem]:
         return
     for listed, expected in manifest.files.items():
         file = path / listed
-        record = file.name if re.fullmatch(r"[a-z_]+-\d+\.json", file.name) else None
+        record = file.name if re.fullmatch(r"\w+-\d+\.json", file.name) else None
         if not file.is_file():
             yield Problem(listed, "the file was there at the end of the last session and is gone", record)
         elif expected and record is None and hashlib.sha256(file.read_bytes()).hexdigest() != expected:

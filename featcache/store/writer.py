@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +23,8 @@ from featcache.store.keys import Key
 from featcache.store.lock import brief_lock, claim_shard, write_lock
 from featcache.store.manifest import Manifest, group_copy, read_manifest, write_manifest
 from featcache.store.segments import Segment, segment_number, segment_records, write_segment
+from featcache.store.token_basis import to_npy
+from featcache.store.token_forms import BASIS
 from featcache.store.zarr_backend import quarantine_document, quarantine_file, read_attributes, read_quarantine
 from featcache.store.zarr_layout import (
     ArrayLayout,
@@ -79,6 +80,7 @@ def open_writer(
     family: str = "vectors",
     together: int = 1,
     shard: tuple[int, int] | None = None,
+    basis: NDArray[np.float32] | None = None,
 ) -> Iterator[StoreWriter]:
     """Open one family of the store of a key for appending, under its lock; make it if it is not there.
 
@@ -99,11 +101,13 @@ def open_writer(
     provenance
         JSON values that say how the features were made; stored, not part of the key.
     family
-        ``vectors``, or a family of tokens: ``patches``.
+        ``vectors``, or a family of tokens: that of a :class:`TokenForm`.
     together
         Rows of the largest volume: segments of vectors are made large enough for it, up to 4096 rows.
     shard
         (i, n) for the i-th of n writers, counted from 1.
+    basis
+        Of projected tokens, (layers, 1 + d, D); kept when the family is made, and never replaced.
 
     Raises
     ------
@@ -125,9 +129,8 @@ def open_writer(
                     _remove_partial(path)
             else:
                 with _explained(path):
-                    _create(
-                        path, key, family, arrays, planned_rows=planned_rows, together=together, provenance=provenance
-                    )
+                    facts: dict[str, Any] = {"planned_rows": planned_rows, "together": together, "basis": basis}
+                    _create(path, key, family, arrays, provenance=provenance, **facts)
         try:
             yield StoreWriter(path, arrays, shared=shard is not None)
         finally:
@@ -196,7 +199,13 @@ class StoreWriter:
             )
         self.chunk_rows = self._layouts["digests"].chunk_rows
         self.dtype = np.dtype(self._attributes["spec"]["dtype"])
+        """Of features as readers get them."""
         self.first_free = first_free_segment(path)
+
+    @property
+    def features(self) -> list[str]:
+        """The arrays that a commit must bring."""
+        return [name for name in self._layouts if name not in NOT_FEATURES]
 
     def layout(self, name: str) -> ArrayLayout:
         """Type and chunking of an array."""
@@ -337,21 +346,26 @@ def _create(
     planned_rows: int,
     together: int,
     provenance: Mapping[str, Any],
+    basis: NDArray[np.float32] | None,
 ) -> None:
     """Make an empty group to the side and move it into place."""
-    if family == "vectors" and key.dtype != "uint8":
-        chunk_rows = chunk_rows_for(planned_rows, together)
-    else:
-        chunk_rows = token_rows_for(sum(math.prod(shape) for shape in arrays.values()) * np.dtype(key.dtype).itemsize)
     shapes = {"digests": [16], "ids": [], **{name: list(shape) for name, shape in arrays.items()}}
     attributes = {
         "format_version": FORMAT_VERSION,
         "key": key.digest,
         "spec": key.as_dict(),
         "families": {family: shapes},
-        "chunk_rows": chunk_rows,
+        "chunk_rows": 1,
         "provenance": dict(provenance),
     }
+    if family == "vectors" and key.dtype != "uint8":
+        attributes["chunk_rows"] = chunk_rows_for(planned_rows, together)
+    else:
+        layouts = layouts_of(attributes)
+        attributes["chunk_rows"] = token_rows_for(sum(layouts[name].row_bytes for name in arrays))
+    if basis is not None:
+        stored_basis = to_npy(basis)
+        attributes["basis"] = hashlib.sha256(stored_basis).hexdigest()
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "segments").mkdir(parents=True)
@@ -359,6 +373,8 @@ def _create(
         (partial / layout.name / "c").mkdir(parents=True)
         write_durably(partial / layout.name / "zarr.json", to_json(layout.document(0)))
     document = to_json(group_document({"featcache": attributes}))
+    if basis is not None:
+        write_durably(partial / BASIS, stored_basis)
     write_durably(partial / "segments" / "zarr.json", to_json(group_document({})))
     write_durably(group_copy(partial), document)
     write_durably(partial / "zarr.json", document)

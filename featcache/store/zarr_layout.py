@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import StoreCorruptError
+from featcache.store.token_forms import SCALES, TOKENS, TokenForm
 
 __all__ = [
     "ArrayLayout",
@@ -36,7 +37,7 @@ __all__ = [
     "to_json",
 ]
 
-ArrayType = Literal["float16", "float32", "uint8", "string"]
+ArrayType = Literal["float16", "float32", "uint8", "int8", "string"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class ArrayLayout:
             {"name": "vlen-utf8", "configuration": {}}
             if self.dtype == "string"
             else {"name": "bytes"}
-            if self.dtype == "uint8"
+            if self.dtype in ("uint8", "int8")
             else {"name": "bytes", "configuration": {"endian": "little"}}
         )
         codecs: list[dict[str, Any]] = [serializer, {"name": "crc32c"}]
@@ -105,17 +106,21 @@ class ArrayLayout:
 
 def layouts_of(attributes: Mapping[str, Any]) -> dict[str, ArrayLayout]:
     """The arrays that the group's attributes declare, by name: what their own documents must say."""
-    known: dict[str, ArrayType] = {"digests": "uint8", "ids": "string"}
+    names: dict[str, ArrayType] = {"digests": "uint8", "ids": "string"}
     kinds: dict[str, ArrayType] = {"float32": "float32", "uint8": "uint8"}
     stored = kinds.get(attributes["spec"]["dtype"], "float16")
     family, arrays = family_of(attributes)
+    form = TokenForm.of_family(family)
+    coded: dict[str, ArrayType] = {}
+    if form is not None and form.dtype == "int8":
+        coded = {TOKENS: "int8", SCALES: "float32"}
     return {
         name: ArrayLayout(
             name,
-            known.get(name, stored),
+            names.get(name) or coded.get(name, stored),
             tuple(shape),
             int(attributes["chunk_rows"]),
-            sharded=(family != "vectors" or stored == "uint8") and name not in known,
+            sharded=(family != "vectors" or stored == "uint8") and name not in names,
         )
         for name, shape in arrays.items()
     }
