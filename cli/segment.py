@@ -27,6 +27,7 @@ _HEAD_OPTIONS = (
     "learning_rates",
     "penalties",
     "epochs",
+    "tokens",
     "batch_size",
     "k",
     "max_tokens",
@@ -57,6 +58,7 @@ _HEAD_OPTIONS = (
 @click.option("--border", type=click.Choice(["refuse", "background"]), help="What a crop cut off the images [refuse].")
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Of surface Dice in mm [2].")
 @click.option("--memory", type=click.FloatRange(min=0), help="GB of tokens kept between epochs [1].")
+@click.option("--tokens", help="Which patch tokens, by their name in `featcache info` [the encoder's own].")
 @click.option("--device", help="auto, cpu, cuda [auto].")
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order and draws [0].")
 @click.option("--n-bootstrap", type=click.IntRange(min=1), help="Resamples [1000].")

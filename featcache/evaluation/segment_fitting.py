@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from featcache.evaluation.segment_heads import HeadSettings, Segmenter, make_segmenter, uses_layers
 from featcache.evaluation.segment_rows import SegmentRows, joined_rows, stream_rows
+from featcache.evaluation.segment_tokens import chosen_tokens
 from featcache.probes.token_stream import TokenStream
 from featcache.store import FeatureStore, Masks
 
@@ -42,7 +43,7 @@ class FittingJob:
         self._store, self._masks, self._settings, self._memory = store, masks, settings, memory
         self.preprocess: Mapping[str, Any] = store.attributes["spec"]["preprocess"]
         self.size = int(self.preprocess["crop"])
-        tokens = store["patches"]
+        tokens = store[chosen_tokens(store, settings.tokens, layered=uses_layers(settings))]
         self.tokens: Any = tokens if tokens.ndim != 5 or uses_layers(settings) else LastLayer(tokens)
 
     def stream(self, rows: SegmentRows, *, keep: bool = True) -> TokenStream:

@@ -45,6 +45,8 @@ class HeadSettings:
     """Size of the bank of ``knn``."""
     seed: int = 0
     """Of weights, order and draws."""
+    tokens: str | None = None
+    """Which patch tokens: ``patches_l5_int8`` …; None for the only ones, or the encoder's own numbers."""
     device: str = "auto"
     """``cpu``, ``cuda`` …; ``auto`` takes a GPU if there is one."""
 

@@ -29,8 +29,6 @@ __all__ = [
     "unmasked_notes",
 ]
 
-PATCHES = "patches"
-
 
 @dataclass(frozen=True, slots=True)
 class SegmentRows:
@@ -102,13 +100,8 @@ def select_segment_rows(store: FeatureStore, masks: Masks, task: Task, split: st
     Raises
     ------
     ProbeError
-        If the store has no tokens, a named mask is missing, or some slices of a volume have a mask and some have none.
+        If a named mask is missing, or some slices of a volume have a mask and some have none.
     """
-    if PATCHES not in store:
-        raise ProbeError(
-            f"{store.path.name} has no patch tokens: a segmentation head reads them",
-            remedy="Run the same `featcache extract` with --patches: only the tokens are computed.",
-        )
     samples = store.samples
     inside = (samples["split"] == split).fillna(False).to_numpy(dtype=bool)
     named = samples[list(task.columns)].notna().all(axis=1).to_numpy()
@@ -218,15 +211,15 @@ def training_classes(masks: Masks, rows: SegmentRows, prefix: str) -> list[str]:
 
 
 def stream_rows(
-    store: FeatureStore, masks: Masks, rows: SegmentRows, size: int, memory: int, *, tokens: TokenSource | None = None
+    store: FeatureStore, masks: Masks, rows: SegmentRows, size: int, memory: int, *, tokens: TokenSource
 ) -> TokenStream:
-    """Tokens (default all of ``store["patches"]``) and S x S targets of the rows."""
+    """Tokens and S x S targets of the rows."""
     ids, recipe = dict(zip(rows.rows.tolist(), rows.ids, strict=True)), store.attributes["spec"]["preprocess"]
 
     def target(row: int) -> NDArray[np.uint8]:
         return to_input(masks[ids[row]], size, recipe)
 
-    return TokenStream(store[PATCHES] if tokens is None else tokens, target, rows.rows, size=size, memory=memory)
+    return TokenStream(tokens, target, rows.rows, size=size, memory=memory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from featcache.errors import ConfigurationError, ProbeError
 from featcache.evaluation.native import Border
 from featcache.evaluation.native_scores import SegmentationScores
 from featcache.evaluation.segment_fitting import FittingJob
-from featcache.evaluation.segment_heads import HeadSettings
+from featcache.evaluation.segment_heads import HeadSettings, uses_layers
 from featcache.evaluation.segment_predictions import NativePredictions
 from featcache.evaluation.segment_rows import (
     SegmentRows,
@@ -32,6 +32,7 @@ from featcache.evaluation.segment_rows import (
     unmasked_notes,
 )
 from featcache.evaluation.segment_scores import native_run, study_run
+from featcache.evaluation.segment_tokens import chosen_tokens
 from featcache.metrics.segmentation import DEFAULT_TOLERANCE
 from featcache.records import ProbeRun, Result
 from featcache.results import Ledger, fingerprint
@@ -135,6 +136,7 @@ def segment(
     if protocol not in ("native", "study") or shot_protocol not in ("random", "study"):
         raise ConfigurationError(f"unknown protocol {protocol!r} or {shot_protocol!r}")
     masks = open_masks(opened.path.parent.parent, opened.dataset, task=answered.name)
+    settings = replace(settings, tokens=chosen_tokens(opened, settings.tokens, layered=uses_layers(settings)))
     parts = {name: select_segment_rows(opened, masks, answered, name) for name in ("train", "val", split)}
     for name in ("train", split):
         if not len(parts[name]):
@@ -218,7 +220,7 @@ def segment(
         task=answered.name,
         classes=answered.classes,
         config={
-            "features": "patches",
+            "features": settings.tokens,
             "interval": "percentile",
             **{name: value for name, value in question.items() if name != "settings"},
             **asdict(settings),
