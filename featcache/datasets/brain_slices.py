@@ -66,7 +66,7 @@ def load_tissue(root: Path | None = None, *, step: int = 2) -> Dataset:
     """Axial slices of the T1 template with grey and white matter.
 
     A voxel is of the class that is largest among grey matter g, white matter w and the rest 1 - g - w, with g and w
-    the template's maps scaled to their maximum; a tie goes to the class that comes first.
+    the template's maps; a tie goes to the class that comes first.
 
     Parameters
     ----------
@@ -184,9 +184,10 @@ def _tissue_labels(source: Path) -> tuple[NDArray[np.uint8], Any]:
     import nibabel
 
     maps = [nibabel.load(source / _NILEARN.format(kind)) for kind in ("gm", "wm")]
-    grey, white = (np.asanyarray(one.dataobj).astype(np.float32) for one in maps)
-    grey, white = grey / grey.max(), white / white.max()
-    labels = np.stack([1 - grey - white, grey, white]).argmax(axis=0).astype(np.uint8)
+    grey, white = (
+        np.asanyarray(one.dataobj).astype(np.int16) for one in maps
+    )  # shares in 255ths, so that ties are exact
+    labels = np.stack([255 - grey - white, grey, white]).argmax(axis=0).astype(np.uint8)
     return labels, maps[0].affine
 
 
