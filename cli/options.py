@@ -192,15 +192,14 @@ def extraction_options(command: F) -> F:
     return command
 
 
-model_option = click.option(
-    "--model", required=True, help="A name (`featcache models`), hf:<id or folder>, timm:<name>."
-)
+_MODEL = "A name (`featcache models`), hf:<id or folder>, timm:<name>, open_clip:<model/tag>, my_model.py:build"
+model_option = click.option("--model", required=True, help=f"{_MODEL}.")
 models_option = click.option(
     "--model",
     "models",
     required=True,
     multiple=True,
-    help="A name (`featcache models`), hf:<id or folder>, timm:<name>; several share one reading of the images.",
+    help=f"{_MODEL}; several share one reading of the images.",
 )
 
 

@@ -185,7 +185,7 @@ def gc(
         click.echo(f"  {family}: {own.live_rows} rows are needed, {own.dead_rows} are not", err=as_json)
     if not plan.idle:
         if not yes:
-            click.confirm("Go on?", abort=True, err=as_json)
+            _ask("Go on?", err=as_json)
         plan = collect_garbage(path)
     if as_json:
         print_json({"store": path, "live_rows": plan.live_rows, "dead_rows": plan.dead_rows, "bytes": plan.total_bytes})
@@ -202,9 +202,19 @@ def rm(store_path: Path | None, dataset: str | None, model: str | None, home: Pa
         raise click.UsageError("say which: --store, or --dataset and --model")
     path = chosen_path(store_path, dataset, model, home)
     if not yes:
-        click.confirm(f"Remove {path} ({size(path) / 1e6:.1f} MB)?", abort=True)
+        _ask(f"Remove {path} ({size(path) / 1e6:.1f} MB)?")
     remove_store(path)
     click.echo(f"removed {path}")
+
+
+def _ask(question: str, *, err: bool = False) -> None:
+    """End the command unless the answer is yes; no answer, as from a script, is none."""
+    try:
+        agreed = click.confirm(question, err=err)
+    except click.Abort:
+        agreed = False
+    if not agreed:
+        raise click.ClickException("nothing was removed; --yes goes on without asking")
 
 
 def _own_root(path: Path) -> Path:

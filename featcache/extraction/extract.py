@@ -65,7 +65,7 @@ def extract(
     Parameters
     ----------
     model
-        A registry name, ``hf:<id or folder>`` or ``timm:<name>``.
+        A registry name, ``hf:<id or folder>``, ``timm:<name>``, ``open_clip:<…>`` or ``my_model.py:build``.
     dataset
         A registry name, or a loaded :class:`~featcache.datasets.Dataset`.
     root

@@ -9,11 +9,15 @@ __all__ = ["CONFIGURATIONS", "CONFIGURED_CLASSES"]
 
 CONFIGURED_CLASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "clip": ("CLIPVisionConfig", "CLIPVisionModel", {}),
+    "clip_vision_model": ("CLIPVisionConfig", "CLIPVisionModel", {}),
     "dinov2": ("Dinov2Config", "Dinov2Model", {}),
+    "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", {}),
     "dinov3_convnext": ("DINOv3ConvNextConfig", "DINOv3ConvNextModel", {}),
     "dinov3_vit": ("DINOv3ViTConfig", "DINOv3ViTModel", {}),
     "sam": ("SamVisionConfig", "SamVisionModel", {}),
+    "sam_vision_model": ("SamVisionConfig", "SamVisionModel", {}),
     "siglip": ("SiglipVisionConfig", "SiglipVisionModel", {}),
+    "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel", {}),
     "vit": ("ViTConfig", "ViTModel", {"add_pooling_layer": False}),
     "vit_mae": ("ViTMAEConfig", "ViTMAEModel", {}),
     "vit_msn": ("ViTMSNConfig", "ViTMSNModel", {}),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import ConfigurationError
 from featcache.models.configurations import CONFIGURATIONS, CONFIGURED_CLASSES
 from featcache.models.spec import ModelSpec, Source
+from featcache.registry import load_dotted
 
 if TYPE_CHECKING:
     import torch
@@ -35,14 +39,14 @@ def blueprint(spec: ModelSpec, image_size: int | None = None) -> torch.nn.Module
     Parameters
     ----------
     spec
-        A row of :data:`featcache.models.MODELS` with a network.
+        A row of :data:`featcache.models.MODELS` with a network, or an id whose configuration is on this machine.
     image_size
         In pixels; default the row's native size.
 
     Raises
     ------
     ConfigurationError
-        If the row's architecture is only known to a file on the hub.
+        If the architecture is only known to a file on the hub.
     """
     import torch
 
@@ -54,8 +58,13 @@ def blueprint(spec: ModelSpec, image_size: int | None = None) -> torch.nn.Module
             network: torch.nn.Module = timm.create_model(spec.architecture, num_classes=0, **sized)
         elif spec.source == "open_clip" and ":" not in spec.name:
             network = _with_projection(spec)
+        elif spec.source == "open_clip":
+            network = load_dotted("featcache.models.open_clip_towers:blueprint")(spec, image_size or spec.image_size)
         elif spec.name in CONFIGURATIONS:
-            network = _configured(spec)
+            network = _configured(spec, CONFIGURATIONS[spec.name], spec.image_size)
+        elif (told := Path(spec.checkpoint) / "config.json").is_file():
+            config = json.loads(told.read_bytes())
+            network = _configured(spec, config.get("vision_config", config), image_size or spec.image_size)
         else:
             raise ConfigurationError(
                 f"the architecture of {spec.name} is not known without its config.json",
@@ -90,11 +99,11 @@ def count_costs(spec: ModelSpec) -> Costs:
     return Costs(counted, counter.get_total_flops() - unused)
 
 
-def _configured(spec: ModelSpec) -> torch.nn.Module:
+def _configured(spec: ModelSpec, fields: Mapping[str, Any], image_size: int) -> torch.nn.Module:
     import transformers
 
     config_name, model_name, options = CONFIGURED_CLASSES[spec.architecture]
-    config = getattr(transformers, config_name)(image_size=spec.image_size, **CONFIGURATIONS[spec.name])
+    config = getattr(transformers, config_name)(**{**fields, "image_size": image_size})
     network: torch.nn.Module = getattr(transformers, model_name)(config, **options)
     return network
 

@@ -69,7 +69,7 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
         network = timm.create_model(spec.architecture, pretrained=False, num_classes=0, img_size=NATIVE_SIZE)
     tensors = canonical_tensors(read_tensors(path))
     has_registers = "reg_token" in tensors
-    if has_registers:
+    if has_registers and {"cls_token", "pos_embed"} <= set(tensors):  # what is missing is listed below
         _add_class_position(tensors)
     check_fit(network, tensors, str(path))
     digest = tensors_digest(tensors)

@@ -152,22 +152,41 @@ def snapshot(name: str, *, download: bool = True) -> Path:
 
 def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
     """Load a model with transformers; every tensor of the encoder must come from the checkpoint."""
+    import torch
     import transformers
 
-    from featcache.models.checkpoints import tensors_digest
+    from featcache.models.checkpoints import read_tensors, tensors_digest
+    from featcache.models.direct import unrounded
+    from featcache.models.runtime import compute_dtype
 
     family = _ARCHITECTURES[spec.architecture]
     class_name = family.network
     folder = source.path
     if folder is None or not folder.is_dir():
         raise ConfigurationError("hf: models load from a folder", remedy="Pass hf:FOLDER, without --weights.")
+    options: dict[str, Any] = {"local_files_only": True, "output_loading_info": True, **family.whole}
+    dtype = compute_dtype(source.precision)
     try:
-        network, loading = getattr(transformers, class_name).from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype="float32", **family.whole
-        )
+        network, loading = getattr(transformers, class_name).from_pretrained(folder, dtype=dtype, **options)
+        _check_loading(loading, folder, class_name)
+        used = _used(network) if source.precision == "fp32" else unrounded(read_tensors(folder), _used(network))
+        if used is None:
+            network, _ = getattr(transformers, class_name).from_pretrained(folder, dtype=torch.float32, **options)
+            used = _used(network)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{folder} cannot be loaded: {reason}", remedy="Download it again.") from error
+    try:
+        return _TransformersEncoder(spec, network, _digest(network, tensors_digest(used)), image_size, family=family)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{spec.name} does not take {image_size} pixels: {str(error).splitlines()[0]}",
+            remedy=f"Its own size is {spec.image_size}.",
+        ) from error
+
+
+def _check_loading(loading: dict[str, Any], folder: Path, class_name: str) -> None:
+    """Refuse a checkpoint that lacks tensors of the encoder, or has others."""
     problems = [
         *(f"missing: {name}" for name in loading["missing_keys"] if not name.startswith(_OTHER_PARTS)),
         *(f"surplus: {name}" for name in loading["unexpected_keys"] if not name.startswith(_OTHER_PARTS)),
@@ -179,14 +198,11 @@ def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
             f"{folder} does not fit {class_name}, {len(problems)} tensors differ:{listed}",
             remedy="The checkpoint is incomplete, or config.json belongs to another one.",
         )
-    used = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_OTHER_PARTS)}
-    try:
-        return _TransformersEncoder(spec, network, _digest(network, tensors_digest(used)), image_size, family=family)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{spec.name} does not take {image_size} pixels: {str(error).splitlines()[0]}",
-            remedy=f"Its own size is {spec.image_size}.",
-        ) from error
+
+
+def _used(network: Any) -> Mapping[str, torch.Tensor]:
+    """The tensors that the features depend on."""
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_OTHER_PARTS)}
 
 
 def _digest(network: Any, tensors: str) -> str:

@@ -1,16 +1,13 @@
-"""Image towers of open_clip: ``open_clip:<folder or architecture>``, built by that library, weights from a file.
+"""Image towers of open_clip: its own transformers and residual networks, and those it takes from timm.
 
-``cls`` is open_clip's ``encode_image`` before it is brought to length 1. The text tower is neither built nor loaded.
+``cls`` is open_clip's ``encode_image`` before it is brought to length 1; of ``+pooled`` ids, what is projected to it.
+Class tokens of earlier blocks are projected where the last is. The text tower is neither built nor loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,209 +15,216 @@ from typing import Any
 import timm
 import torch
 
-from featcache.errors import (
-    ConfigurationError,
-    FeatcacheWarning,
-    MissingDependencyError,
-    UnknownNameError,
-    WeightsError,
-)
-from featcache.models.checkpoints import load_strict, read_tensors, tensors_digest
+from featcache.errors import ConfigurationError, WeightsError
+from featcache.models.checkpoints import check_fit, load_strict, read_tensors, tensors_digest
+from featcache.models.direct import fill
 from featcache.models.encoder import INTERMEDIATE_BLOCKS, Encoder, square_grid
-from featcache.models.spec import CLIP_MEAN, CLIP_STD, ModelSpec
+from featcache.models.open_clip_configurations import POOLED, library, model_configuration
+from featcache.models.runtime import compute_dtype
+from featcache.models.spec import ModelSpec
+from featcache.models.timm_networks import map_features, transformer_features
 from featcache.models.weights import WeightsSource
-from featcache.registry import nearest
 
-__all__ = ["build", "describe"]
+__all__ = ["blueprint", "build"]
 
-_CONFIGURATION = "open_clip_config.json"
-_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _TOWER = "visual."
-
-
-def describe(name: str) -> ModelSpec:
-    """The facts about ``open_clip:<name>``, from its ``open_clip_config.json`` or open_clip's own list."""
-    config, preprocessing = _configuration(name)
-    vision = _vision(config, name)
-    is_folder = Path(name).is_dir()
-    if not preprocessing:
-        warnings.warn(
-            f"open_clip:{name} says nothing of its images: CLIP's mean and deviation and a bicubic resizing of the "
-            "shorter side are assumed for the preset `model`",
-            FeatcacheWarning,
-            stacklevel=2,
-        )
-    resize = preprocessing.get("resize_mode", "shortest")
-    interpolation = preprocessing.get("interpolation", "bicubic")
-    if resize not in ("shortest", "squash") or interpolation not in ("bicubic", "bilinear"):
-        raise ConfigurationError(
-            f"open_clip:{name}: its images are resized by {resize!r}, {interpolation!r}, which is not supported",
-            remedy="Supported: shortest or squash, bicubic or bilinear.",
-        )
-    trunk = vision.get("timm_model_name")
-    patch = _timm_patch(trunk) if trunk else int(vision["patch_size"])
-    return ModelSpec(
-        name=f"open_clip:{Path(name).resolve().name if is_folder else name}",
-        source="open_clip",
-        architecture=str(trunk) if trunk else f"ViT/{patch}",
-        summary="image tower of open_clip, image embedding after the projection",
-        checkpoint=str(Path(name).resolve()) if is_folder else name,
-        files=_FILES,
-        licence="see its model card",
-        gated=False,
-        dim=int(config["embed_dim"]),
-        depth=None if trunk else int(vision["layers"]),
-        patch=patch,
-        image_size=int(vision["image_size"]),
-        resize=resize,
-        crop_fraction=1.0,
-        interpolation=interpolation,
-        mean=tuple(preprocessing.get("mean", CLIP_MEAN)),
-        std=tuple(preprocessing.get("std", CLIP_STD)),
-        parameters=None,
-        float16_safe=True,
-        citation="Ilharco et al., OpenCLIP (2021), doi 10.5281/zenodo.5143773; see its model card",
-    )
+# Tensors of checkpoints that belong to the text tower or to the loss.
+_OTHER_PARTS = (
+    "attn_mask",
+    "ln_final.",
+    "logit_bias",
+    "logit_scale",
+    "positional_embedding",
+    "text.",
+    "text_decoder.",
+    "text_projection",
+    "token_embedding.",
+    "transformer.",
+)
 
 
 def build(spec: ModelSpec, source: WeightsSource, image_size: int) -> Encoder:
-    """Load the image tower strictly; positions are resized as open_clip does.
-
-    Raises
-    ------
-    WeightsError
-        If tensors of the tower are missing, surplus or of another shape.
-    ConfigurationError
-        For a tower that is pooled in a way that gives no features of patches.
-    """
+    """Build a vision tower, load its part of a checkpoint strictly, and set its input size as open_clip does."""
     if source.path is None:
         raise WeightsError(f"{spec.name} needs a checkpoint", remedy="Pass --weights FILE.")
-    config, _ = _configuration(spec.checkpoint)
-    vision = _vision(config, spec.checkpoint)
-    tensors = {name: tensor for name, tensor in read_tensors(source.path).items() if name.startswith(_TOWER)}
-    tower = _tower(config, vision)
-    own = {name.removeprefix(_TOWER): tensor for name, tensor in tensors.items()}
-    load_strict(tower, own, str(source.path))
-    if image_size != spec.image_size:
-        if hasattr(tower, "trunk"):
-            tower.set_input_size(image_size)
-        else:
-            tower = _tower(config, vision | {"image_size": image_size})
-            table = {"visual.positional_embedding": own["positional_embedding"]}
-            _library().model.resize_pos_embed(table, SimpleNamespace(visual=tower))
-            load_strict(tower, own | {"positional_embedding": table["visual.positional_embedding"]}, str(source.path))
-    told = json.dumps([tensors_digest(tensors), config["embed_dim"], config.get("quick_gelu"), vision], sort_keys=True)
-    kind = _TimmTower if hasattr(tower, "trunk") else _Tower
-    return kind(spec, tower, hashlib.sha256(told.encode()).hexdigest(), image_size)
-
-
-def _library() -> Any:
-    if importlib.util.find_spec("open_clip") is None:
-        raise MissingDependencyError(
-            "open_clip: models need the package open_clip_torch, which is not installed",
-            remedy="pip install open_clip_torch.",
-        )
-    return importlib.import_module("open_clip")
-
-
-def _configuration(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What open_clip calls ``model_cfg`` and ``preprocess_cfg``; the latter is empty for a bare architecture."""
-    if not Path(name).is_dir():
-        library = _library()
-        config = library.get_model_config(name)
-        if config is None:
-            raise UnknownNameError(
-                f"open_clip has no architecture {name!r}, and there is no such folder"
-                f"{nearest(name, library.list_models())}",
-                remedy=f"Pass open_clip:FOLDER with {_CONFIGURATION} and {_FILES[0]}, or a name of "
-                "open_clip.list_models() with --weights FILE.",
-            )
-        return dict(config), {}
-    path = Path(name) / _CONFIGURATION
-    if not path.is_file():
-        raise WeightsError(f"{name} has no {_CONFIGURATION}", remedy="Download it beside the weights.")
+    configuration = model_configuration(spec, source.path.parent)
+    tensors = _tower_tensors(read_tensors(source.path), source.path)
+    digest = _digest(tensors, configuration)
+    native = int(configuration["vision_cfg"].get("image_size", 224))
+    with torch.device("meta"):
+        tower = _tower(configuration, native)
+    check_fit(tower, tensors, str(source.path))
+    is_projected = not spec.name.endswith(POOLED)
     try:
-        content = json.loads(path.read_bytes())
-        return dict(content["model_cfg"]), dict(content.get("preprocess_cfg", {}))
-    except (ValueError, LookupError, TypeError) as error:
-        raise WeightsError(f"{path} is no configuration of open_clip ({error})", remedy="Download it again.") from error
-
-
-def _vision(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The tower's configuration, its defaults filled in; nothing is to be fetched while it is built."""
-    defaults = vars(_library().CLIPVisionCfg())
-    given = config.get("vision_cfg")
-    if not isinstance(given, Mapping) or "embed_dim" not in config or not set(given) <= set(defaults):
+        if hasattr(tower, "trunk"):
+            tower = _timm_tower(tower, configuration, tensors, source, image_size=image_size)
+            return _TimmTower(spec, tower, digest, image_size, is_projected=is_projected)
+        if hasattr(tower, "transformer"):
+            tower = _own_transformer(configuration, tensors, source, image_size)
+            return _TransformerTower(spec, tower, digest, image_size, is_projected=is_projected)
+        fill(tower, tensors, str(source.path), source.precision)
+        return _ResidualTower(spec, tower, digest, image_size, is_projected=is_projected)
+    except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigurationError(
-            f"open_clip:{name}: its configuration describes no image tower that this open_clip knows",
-            remedy="Update open_clip_torch, or check the folder.",
-        )
-    vision = {**defaults, **given, "timm_model_pretrained": False}
-    is_plain = (
-        isinstance(vision["layers"], int)
-        and isinstance(vision["image_size"], int)
-        and not vision["attentional_pool"]
-        and not vision["final_ln_after_pool"]
-        and vision["pool_type"] in ("tok", "avg")
-    )
-    is_trunk = vision["timm_model_name"] and vision["timm_pool"] not in ("abs_attn", "rot_attn")
-    if not is_trunk and (vision["timm_model_name"] or not is_plain):
-        raise ConfigurationError(
-            f"open_clip:{name}: its tower (a modified ResNet, or pooled by attention) is not supported",
-            remedy="Supported: vision transformers with a class or mean token, and timm networks.",
-        )
-    return vision
+            f"{spec.name} does not take {image_size} pixels: {str(error).splitlines()[0]}",
+            remedy=f"Its own size is {spec.image_size}.",
+        ) from error
 
 
-def _tower(config: Mapping[str, Any], vision: Mapping[str, Any]) -> Any:
-    tower = _library().model._build_vision_tower(
-        int(config["embed_dim"]), dict(vision), quick_gelu=bool(config.get("quick_gelu", False))
-    )
-    size = getattr(getattr(getattr(tower, "trunk", None), "patch_embed", None), "img_size", None)
-    if size is not None and size[0] != vision["image_size"] and hasattr(tower.trunk, "set_input_size"):
-        tower.set_input_size(vision["image_size"])
+def blueprint(spec: ModelSpec, image_size: int) -> torch.nn.Module:
+    """The tower of an id at an input size, without weights, on torch's default device."""
+    tower: torch.nn.Module = _sized(_tower(model_configuration(spec, Path(spec.checkpoint)), image_size), image_size)
     return tower
 
 
-def _timm_patch(trunk: str) -> int | None:
+def _tower_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """The vision tower's part of a checkpoint; what belongs to no known part stays, to be reported as surplus."""
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OTHER_PARTS)}
+    if not any(name.startswith(_TOWER) for name in kept):
+        raise WeightsError(
+            f"{path} is no checkpoint of open_clip: none of its {len(tensors)} tensors begins with {_TOWER!r}",
+            remedy="Pass open_clip's own file (open_clip_model.safetensors, open_clip_pytorch_model.bin); files in "
+            "transformers' layout load by hf:FOLDER.",
+        )
+    return {name.removeprefix(_TOWER): tensor for name, tensor in kept.items()}
+
+
+def _digest(tensors: dict[str, torch.Tensor], configuration: dict[str, Any]) -> str:
+    """SHA-256 of the tensors' digest and of what the configuration says about the arithmetic."""
+    vision = {
+        name: value for name, value in configuration["vision_cfg"].items() if name not in ("timm_model_pretrained",)
+    }
+    told = {"quick_gelu": bool(configuration.get("quick_gelu")), "vision_cfg": vision}
+    canonical = json.dumps([tensors_digest(tensors), told], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _tower(configuration: dict[str, Any], image_size: int) -> Any:
+    """The network of a configuration, without pretrained parts."""
+    library()
+    from open_clip.model import (  # type: ignore[import-untyped]
+        _build_vision_tower,  # the one place that knows which class a configuration means
+    )
+
+    vision = {**configuration["vision_cfg"], "image_size": image_size, "timm_model_pretrained": False}
+    vision |= {"output_tokens": False, "patch_dropout": 0.0}
+    return _build_vision_tower(int(configuration["embed_dim"]), vision, bool(configuration.get("quick_gelu")))
+
+
+def _own_transformer(
+    configuration: dict[str, Any], tensors: dict[str, torch.Tensor], source: WeightsSource, image_size: int
+) -> Any:
+    """open_clip's transformer at an input size, its positions resized by the library's own function."""
+    from open_clip.model import resize_pos_embed
+
     with torch.device("meta"):
-        network = timm.create_model(trunk, num_classes=0)
-    size = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    return int(size[0]) if isinstance(size, tuple) else size
+        tower = _tower(configuration, image_size)
+    name = "positional_embedding"
+    positions = {f"{_TOWER}{name}": tensors.pop(name).float()}
+    resize_pos_embed(positions, SimpleNamespace(visual=tower))
+    fill(tower, tensors | {name: positions[f"{_TOWER}{name}"]}, str(source.path), source.precision)
+    return tower
+
+
+def _timm_tower(
+    tower: Any,
+    configuration: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    source: WeightsSource,
+    *,
+    image_size: int,
+) -> Any:
+    """A network of timm with open_clip's head, its positions resized by timm, as open_clip does."""
+    if isinstance(tower.trunk, timm.models.VisionTransformer):
+        fill(tower, tensors, str(source.path), source.precision)
+    else:  # others compute some of their buffers when they are made
+        tower = _tower(configuration, image_size)
+        load_strict(tower, tensors, str(source.path))
+    return _sized(tower, image_size).to(compute_dtype(source.precision))
+
+
+def _sized(tower: Any, image_size: int) -> Any:
+    """A tower at an input size: the configuration's does not reach a network of timm, whose own is in its name."""
+    trunk: Any = getattr(tower, "trunk", None)
+    if hasattr(trunk, "set_input_size"):
+        native = getattr(getattr(trunk, "patch_embed", None), "img_size", None) or trunk.default_cfg["input_size"][1:]
+        if tuple(native) != (image_size, image_size):
+            trunk.set_input_size(img_size=(image_size, image_size))
+    return tower
 
 
 class _Tower(Encoder):
-    """open_clip's own vision transformer: the embedding, class tokens and patch tokens after the final norm."""
+    """A tower whose class tokens are projected or not."""
+
+    def __init__(
+        self, spec: ModelSpec, module: torch.nn.Module, weights_digest: str, image_size: int, *, is_projected: bool
+    ) -> None:
+        self._is_projected = is_projected
+        super().__init__(spec, module, weights_digest, image_size)
+
+
+class _TransformerTower(_Tower):
+    """open_clip's ``VisionTransformer``."""
 
     def _depth(self) -> int:
         tower: Any = self._module
-        return len(tower.transformer.resblocks)
+        return len(tower.transformer.resblocks) if tower.attn_pool is None else 1
 
     def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         tower: Any = self._module
-        kept = max(min(self._depth(), INTERMEDIATE_BLOCKS + 1), layers)
-        _, blocks = tower.transformer.forward_intermediates(tower._embeds(pixels), indices=kept)
-        normed = [tower.ln_post(tokens) for tokens in blocks]
-        pooled, _ = tower._global_pool(normed[-1])
-        features = {"cls": pooled if tower.proj is None else pooled @ tower.proj}
+        kept = max(min(len(tower.transformer.resblocks), INTERMEDIATE_BLOCKS + 1), layers)
+        tokens, blocks = tower.transformer.forward_intermediates(tower._embeds(pixels), indices=kept)
+        pooled, _ = tower._pool(tokens)
+        features = {"cls": self._embedding(pooled)}
+        if tower.attn_pool is not None:  # its norm follows the pooling, so that tokens have none
+            patches = tokens[:, 1:]
+            return features | {"patch_mean": patches.mean(dim=1)} | square_grid(patches)
+        normed = [tower.ln_post(block) for block in blocks]
         earlier = normed[-INTERMEDIATE_BLOCKS - 1 : -1]
         if tower.pool_type == "tok" and earlier:
-            features["intermediate"] = torch.stack([tokens[:, 0] for tokens in earlier], dim=1)
+            features["intermediate"] = self._embedding(torch.stack([block[:, 0] for block in earlier], dim=1))
         patches = normed[-1][:, 1:]
-        grid = patches if layers == 1 else torch.stack([tokens[:, 1:] for tokens in normed[-layers:]], dim=1)
+        grid = patches if layers == 1 else torch.stack([block[:, 1:] for block in normed[-layers:]], dim=1)
         return features | {"patch_mean": patches.mean(dim=1)} | square_grid(grid)
 
+    def _embedding(self, pooled: torch.Tensor) -> torch.Tensor:
+        tower: Any = self._module
+        embedding: torch.Tensor = pooled @ tower.proj if self._is_projected else pooled
+        return embedding
 
-class _TimmTower(Encoder):
-    """A timm network with open_clip's projection: the embedding, and the last tokens or the last map."""
+
+class _ResidualTower(_Tower):
+    """open_clip's ``ModifiedResNet``: its attention pooling projects, so that nothing comes before the projection."""
 
     def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         tower: Any = self._module
-        last = tower.trunk.forward_features(pixels)
-        embedding = {"cls": tower.head(tower.trunk.forward_head(last))}
-        if last.ndim == 3:
-            tokens = last[:, int(getattr(tower.trunk, "num_prefix_tokens", 0)) :]
-            return embedding | {"patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
-        if str(getattr(tower.trunk, "output_fmt", "NCHW")) != "NHWC":
-            last = last.movedim(1, -1)
-        return embedding | {"patch_mean": last.mean(dim=(1, 2)), "patches": last}
+        last = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(pixels)))))
+        return {"cls": tower.attnpool(last), "patch_mean": last.mean(dim=(2, 3)), "patches": last.movedim(1, -1)}
+
+
+class _TimmTower(_Tower):
+    """open_clip's ``TimmModel``: a network of timm, and a head that may pool and project."""
+
+    def _depth(self) -> int:
+        trunk: Any = self._module.trunk
+        return len(trunk.blocks) if isinstance(trunk, timm.models.VisionTransformer) else 1
+
+    def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
+        tower: Any = self._module
+        trunk = tower.trunk
+        if isinstance(trunk, timm.models.VisionTransformer):
+            features, last = transformer_features(trunk, pixels, layers)
+        else:
+            last = trunk.forward_features(pixels)
+            features = map_features(trunk, last)
+        pools_in_head = hasattr(tower.head, "pool")
+        if self._is_projected or pools_in_head:
+            features["cls"] = tower.head(trunk.forward_head(last))
+        else:
+            features["cls"] = trunk.forward_head(last, pre_logits=True)
+        if "intermediate" in features:
+            if trunk.global_pool != "token":
+                del features["intermediate"]  # class tokens are not what is pooled
+            elif self._is_projected:
+                features["intermediate"] = tower.head(trunk.head(trunk.fc_norm(features["intermediate"])))
+        return features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -63,8 +64,7 @@ def openvino_features(
             "--runtime openvino needs the package openvino, which is not installed",
             remedy="pip install openvino, or leave --runtime out.",
         )
-    openvino = _openvino()
-    core = openvino.Core()
+    core = _core()
     known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if _NEEDED[precision] not in known:
         raise ConfigurationError(
@@ -104,6 +104,17 @@ def openvino_features(
         return {name: torch.from_numpy(array.copy()) for name, array in arrays}
 
     return run
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's devices, never given back.
+
+    Its CPU device replaces the stack on which the thread that makes it handles signals, and unmaps the new one when
+    it is dropped. Dropped in another thread, by the garbage collector say, it leaves the first without a stack: the
+    next signal ends the process.
+    """
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

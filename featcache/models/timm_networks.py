@@ -17,7 +17,7 @@ from featcache.models.spec import ModelSpec
 from featcache.models.weights import WeightsSource
 from featcache.registry import nearest
 
-__all__ = ["VisionTransformerEncoder", "build", "describe"]
+__all__ = ["VisionTransformerEncoder", "build", "describe", "map_features", "transformer_features"]
 
 
 def describe(name: str) -> ModelSpec:
@@ -133,22 +133,28 @@ class VisionTransformerEncoder(Encoder):
         return len(network.blocks)
 
     def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
-        network: Any = self._module
-        kept = max(min(len(network.blocks), INTERMEDIATE_BLOCKS + 1), layers)
-        blocks = network.forward_intermediates(
-            pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
-        )
-        if network.num_prefix_tokens == 0:  # then there are no pairs, and the last layer is all that the head sees
-            pooled = network.forward_head(blocks[-1], pre_logits=True)
-            return {"cls": pooled, "patch_mean": blocks[-1].mean(dim=1)} | _grid(blocks[-layers:])
-        patches, prefix = blocks[-1]
-        grid = _grid([tokens for tokens, _ in blocks[-layers:]])
-        if network.cls_token is None:
-            tokens = torch.cat([prefix, patches], dim=1)
-            return {"cls": network.forward_head(tokens, pre_logits=True), "patch_mean": patches.mean(dim=1)} | grid
-        classes = torch.stack([prefix[:, 0] for _, prefix in blocks[-INTERMEDIATE_BLOCKS - 1 :]], dim=1)
-        earlier = {"intermediate": classes[:, :-1]} if classes.shape[1] > 1 else {}
-        return {"cls": classes[:, -1], **earlier, "patch_mean": patches.mean(dim=1), **grid}
+        return transformer_features(self._module, pixels, layers)[0]
+
+
+def transformer_features(
+    network: Any, pixels: torch.Tensor, layers: int = 1
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Features of a ``VisionTransformer``, and all of the last block's tokens (B, n, D) after the final norm."""
+    kept = max(min(len(network.blocks), INTERMEDIATE_BLOCKS + 1), layers)
+    blocks = network.forward_intermediates(
+        pixels, indices=kept, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
+    )
+    if network.num_prefix_tokens == 0:  # then there are no pairs, and the last layer is all that the head sees
+        pooled = network.forward_head(blocks[-1], pre_logits=True)
+        return {"cls": pooled, "patch_mean": blocks[-1].mean(dim=1)} | _grid(blocks[-layers:]), blocks[-1]
+    patches, prefix = blocks[-1]
+    tokens = torch.cat([prefix, patches], dim=1)
+    features = {"patch_mean": patches.mean(dim=1)} | _grid([inner for inner, _ in blocks[-layers:]])
+    if network.cls_token is None:
+        return {"cls": network.forward_head(tokens, pre_logits=True), **features}, tokens
+    classes = torch.stack([prefix[:, 0] for _, prefix in blocks[-INTERMEDIATE_BLOCKS - 1 :]], dim=1)
+    earlier = {"intermediate": classes[:, :-1]} if classes.shape[1] > 1 else {}
+    return {"cls": classes[:, -1], **earlier, **features}, tokens
 
 
 def _grid(blocks: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -162,10 +168,14 @@ class _PooledEncoder(Encoder):
     def _features(self, pixels: torch.Tensor, layers: int = 1) -> dict[str, torch.Tensor]:
         network: Any = self._module
         last = network.forward_features(pixels)
-        pooled = network.forward_head(last, pre_logits=True)
-        if last.ndim == 3:
-            tokens = last[:, int(getattr(network, "num_prefix_tokens", 0)) :]
-            return {"cls": pooled, "patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
-        if str(getattr(network, "output_fmt", "NCHW")) == "NHWC":
-            return {"cls": pooled, "patch_mean": last.mean(dim=(1, 2)), "patches": last}
-        return {"cls": pooled, "patch_mean": last.mean(dim=(2, 3)), "patches": last.movedim(1, -1)}
+        return {"cls": network.forward_head(last, pre_logits=True), **map_features(network, last)}
+
+
+def map_features(network: Any, last: torch.Tensor) -> dict[str, torch.Tensor]:
+    """``patch_mean`` and ``patches`` of any timm network's last map or tokens."""
+    if last.ndim == 3:
+        tokens = last[:, int(getattr(network, "num_prefix_tokens", 0)) :]
+        return {"patch_mean": tokens.mean(dim=1)} | square_grid(tokens)
+    if str(getattr(network, "output_fmt", "NCHW")) == "NHWC":
+        return {"patch_mean": last.mean(dim=(1, 2)), "patches": last}
+    return {"patch_mean": last.mean(dim=(2, 3)), "patches": last.movedim(1, -1)}

@@ -81,8 +81,10 @@ def locate_weights(spec: ModelSpec, weights: Path | None = None, *, download: bo
         return WeightsSource(None, "none|pixels")
     if weights is not None:
         return _source(spec, _given(spec, weights.expanduser()))
-    if Path(spec.checkpoint).is_dir() and spec.source in ("huggingface", "open_clip"):
+    if Path(spec.checkpoint).is_dir() and spec.source == "huggingface":
         return _source(spec, Path(spec.checkpoint))
+    if spec.source == "open_clip" and Path(spec.checkpoint).is_absolute():  # open_clip:FOLDER, open_clip:MODEL/FILE
+        return _source(spec, _given(spec, Path(spec.checkpoint)))
     if spec.checkpoint in _PACKAGES:
         return _source(spec, _packaged(spec))
     found = next(_on_this_machine(spec), None)
@@ -178,9 +180,11 @@ def _source(spec: ModelSpec, path: Path) -> WeightsSource:
         if not file.name.endswith(".json"):
             check_file(file)
     if path.is_dir():
-        files += [path / name for name in ("config.json", "open_clip_config.json") if (path / name).is_file()]
+        files += [path / "config.json"] if (path / "config.json").is_file() else []
         for fact in compare_configuration(spec, path):
             warnings.warn(fact, FeatcacheWarning, stacklevel=2)
+    if spec.source == "open_clip" and (folder / "open_clip_config.json").is_file():
+        files.append(folder / "open_clip_config.json")
     stamps = [f"{file.name} {(status := file.stat()).st_size} {status.st_mtime_ns}" for file in files]
     revision = recorded_revision(folder) or (folder.name if _REVISION.fullmatch(folder.name) else None)
     return WeightsSource(path, "|".join([str(path), *stamps]), revision)

@@ -82,7 +82,7 @@ MODELS: Registry[ModelSpec] = Registry(
 
 _PREFIXES = {
     "hf": "featcache.models.huggingface:describe",
-    "open_clip": "featcache.models.open_clip_towers:describe",
+    "open_clip": "featcache.models.open_clip_configurations:describe",
     "timm": "featcache.models.timm_networks:describe",
 }
 
@@ -94,7 +94,7 @@ def resolve_model(name: str) -> ModelSpec:
     ----------
     name
         A registry name, ``hf:<hub id or local folder>``, ``timm:<name>``,
-        ``open_clip:<folder or architecture>``, or ``my_model.py:build``, whose code is run.
+        ``open_clip:<model/tag, file or folder>``, or ``my_model.py:build``, whose code is run.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def resolve_model(name: str) -> ModelSpec:
     if prefix not in _PREFIXES or not rest:
         raise UnknownNameError(
             f"unknown model {name!r}",
-            remedy="Known forms: a name, hf:<id or folder>, timm:<name>, open_clip:<folder or architecture>, "
+            remedy="Known forms: a name, hf:<id or folder>, timm:<name>, open_clip:<model/tag, file or folder>, "
             "my_model.py:build.",
         )
     spec: ModelSpec = load_dotted(_PREFIXES[prefix])(rest)

@@ -54,7 +54,8 @@ def test_gc_says_what_it_would_do_and_asks(image_folder: WriteImages) -> None:
     featcache.extract("pixels", "folder", root=root)
     refused = run("gc", check=False)
     assert "150 are not" in refused.stdout
-    assert refused.returncode == 130  # nobody answered the question
+    assert refused.returncode == 1  # nobody answered the question
+    assert "nothing was removed" in refused.stderr
     assert run("gc", "--yes").returncode == 0
     assert json.loads(run("gc", "--json").stdout)["dead_rows"] < 64
     assert "intact" in run("verify").stdout
@@ -63,6 +64,7 @@ def test_gc_says_what_it_would_do_and_asks(image_folder: WriteImages) -> None:
 def test_rm_removes_one_named_store(image_folder: WriteImages) -> None:
     report = featcache.extract("pixels", "folder", root=image_folder(2))
     assert run("rm", check=False).returncode == 2
+    assert run("rm", "--store", report.store, check=False).returncode == 1  # nobody says yes
     assert report.store.exists()
     run("rm", "--store", report.store, "--yes")
     assert not report.store.exists()

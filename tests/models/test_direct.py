@@ -10,23 +10,42 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from featcache.errors import WeightsError
 from featcache.models import load_encoder, locate_weights, resolve_model
+from tests.models.test_transformers_families import VIT, saved
+
+TEXT = {name: value for name, value in VIT.items() if name not in ("image_size", "patch_size")}
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no preprocessor_config")
+
+FAMILIES = {
+    "dinov3": lambda: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**VIT, num_register_tokens=4)),
+    "clip": lambda: transformers.CLIPModel(
+        transformers.CLIPConfig(text_config={**TEXT, "vocab_size": 50}, vision_config=VIT)
+    ),
+    "siglip": lambda: transformers.SiglipModel(
+        transformers.SiglipConfig(text_config={**TEXT, "vocab_size": 50}, vision_config=VIT)
+    ),
+    "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**VIT)),
+    "mae": lambda: transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**VIT)),
+}
 
 _PEAK = """
 import sys, threading
 from dataclasses import replace
 from featcache.models import load_encoder, locate_weights, resolve_model
 import featcache.models.timm_networks
+if sys.argv[1].startswith("hf:"):
+    from transformers import DINOv3ViTModel
 
 def anonymous():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
 
 name, path, precision, size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 spec = resolve_model(name)
-source = replace(locate_weights(spec, path and __import__("pathlib").Path(path)), precision=precision)
+source = replace(locate_weights(spec, __import__("pathlib").Path(path) if path else None), precision=precision)
 before = highest = anonymous()
 done = threading.Event()
 
@@ -82,6 +101,47 @@ def test_the_numbers_are_those_of_loading_in_float32_and_converting(tmp_path: Pa
     for name, tensor in expected.items():
         assert found[name].dtype == torch.bfloat16
         assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("family", ["dinov3", "clip", "siglip", "vit", "mae"])
+def test_models_of_transformers_too_and_their_digest_is_that_of_the_file(tmp_path: Path, family: str) -> None:
+    torch.manual_seed(0)
+    saved(FAMILIES[family](), tmp_path)
+    spec = resolve_model(f"hf:{tmp_path}")
+    source = locate_weights(spec, None)
+    whole = load_encoder(spec, source, image_size=32)
+    direct = load_encoder(spec, replace(source, precision="bf16"), image_size=32)
+    # transformers renames and rearranges the tensors of these two, so that only float32 tells the file's numbers.
+    assert direct.loaded_in == ("fp32" if family in ("vit", "mae") else "bf16")
+    assert direct.weights_digest == whole.weights_digest
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = whole.to("cpu", "bf16").encode(pixels, patches=True)
+    found = direct.to("cpu", "bf16").encode(pixels, patches=True)
+    assert set(found) == set(expected)
+    for name, rows in expected.items():
+        assert torch.equal(found[name], rows), name
+
+
+def test_a_file_of_other_numbers_has_another_digest_in_every_precision(tmp_path: Path) -> None:
+    digests = set()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        saved(FAMILIES["dinov3"](), tmp_path)
+        spec = resolve_model(f"hf:{tmp_path}")
+        source = replace(locate_weights(spec, None), precision="bf16")
+        digests.add(load_encoder(spec, source, image_size=32).weights_digest)
+    assert len(digests) == 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_large_model_of_transformers_never_exists_in_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    saved(transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**size, image_size=32, patch_size=16)), tmp_path)
+    code = [sys.executable, "-c", _PEAK, f"hf:{tmp_path}", "", "bf16", "32"]
+    peak = float(subprocess.run(code, capture_output=True, text=True, check=True).stdout)
+    in_bf16 = (tmp_path / "model.safetensors").stat().st_size / 2
+    assert 0.9 * in_bf16 < peak < 1.5 * in_bf16
 
 
 def test_a_network_holds_copies_so_that_its_file_may_be_replaced(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from featcache.extraction import estimate
 from featcache.extraction.devices import free_memory
 from featcache.models import MODELS, Footprint, footprint, resolve_model
 from tests.conftest import WriteImages
+from tests.models.test_direct import FAMILIES
+from tests.models.test_transformers_families import saved
 
 _PEAK = """
 import gc, sys, timm, torch
@@ -67,6 +69,32 @@ def test_giant_models_are_counted_without_their_memory() -> None:
 
 def test_what_only_the_checkpoint_knows_is_not_guessed() -> None:
     assert footprint(replace(MODELS["dinov2_vits14"], source="huggingface", name="hf:mine"), 224, "fp32") is None
+
+
+@pytest.mark.parametrize("family", ["clip", "dinov3", "siglip", "vit"])
+@pytest.mark.filterwarnings("ignore:.*has no preprocessor_config")
+def test_a_local_configuration_is_counted_before_its_weights_are_read(tmp_path: Path, family: str) -> None:
+    network = saved(FAMILIES[family](), tmp_path)
+    tower = getattr(network, "vision_model", network)
+    (tmp_path / "model.safetensors").unlink()
+    counted = footprint(resolve_model(f"hf:{tmp_path}"), 64, "bf16")
+    assert counted is not None
+    held = sum(tensor.numel() for name, tensor in tower.state_dict().items() if "pooler" not in name)
+    assert counted.weights == pytest.approx(2 * held, rel=0.02)
+    larger = footprint(resolve_model(f"hf:{tmp_path}"), 96, "bf16")
+    assert larger is not None
+    assert larger.activations > counted.activations
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "ViT-B-16-SigLIP"])
+@pytest.mark.filterwarnings("ignore:.*does not say its preprocessing")
+def test_towers_of_open_clip_are_counted_at_their_input_size(name: str) -> None:
+    pytest.importorskip("open_clip")
+    counted, larger = (footprint(resolve_model(f"open_clip:{name}"), size, "fp32") for size in (224, 448))
+    assert counted is not None
+    assert larger is not None
+    assert larger.activations > 2 * counted.activations
+    assert counted.weights > 4 * 38e6  # the smallest of these towers, RN50
 
 
 def test_the_batch_is_halved_until_it_fits() -> None:

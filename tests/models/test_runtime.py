@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,28 @@ def test_openvino_computes_every_batch_size_and_keeps_earlier_results() -> None:
     encoder.encode(PIXELS.flip(0))
     torch.testing.assert_close(first, copy, rtol=0, atol=0)
     assert relative(first, expected) < 1e-4
+
+
+_DROPPED = """
+import gc, signal, subprocess, sys, threading, torch
+from featcache.models.openvino_runtime import openvino_features
+
+module = torch.nn.Flatten()
+kept = [openvino_features(lambda pixels: {"cls": module(pixels)}, module, "fp32")]
+kept[0](torch.zeros(1, 3, 4, 4))
+thread = threading.Thread(target=lambda: (kept.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+for _ in range(3):
+    subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+
+
+@needs_openvino
+def test_signals_arrive_after_openvinos_network_was_dropped_in_another_thread() -> None:
+    done = subprocess.run([sys.executable, "-c", _DROPPED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_openvino
