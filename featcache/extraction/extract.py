@@ -348,6 +348,11 @@ def _report(
     if outcome.constant:
         shown = ", ".join(outcome.constant[:3])
         notes.append(f"{len(outcome.constant)} images have no contrast (all pixels equal), for example {shown}.")
+    if outcome.decoded_anew:
+        notes.append(
+            f"The kept pixels of {outcome.decoded_anew} images are damaged; these were decoded anew. "
+            f"`featcache rm --dataset {plan.dataset.name} --model kept_pixels`, then --pixels keep, keeps them again."
+        )
     if outcome.halved:
         notes.append(
             f"The device's memory did not hold a batch: {outcome.batch_size} images a forward pass; "

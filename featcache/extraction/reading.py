@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import ImageError
+from featcache.errors import ImageError, StoreError
 from featcache.extraction.buffers import Buffers
 from featcache.extraction.jobs import Job, Unit
 from featcache.extraction.kept_pixels import KeptPixels, pixel_recipe
@@ -49,7 +49,9 @@ class Reading:
     constant: bool = False
     """A two-dimensional file all of whose pixels are equal: valid, and worth a warning."""
     kept: tuple[bool, ...] = ()
-    """By kind of input, whether its 8-bit pixels are in the buffers too."""
+    """By kind of input, whether its 8-bit pixels are in the buffers too; empty if it was not read at all."""
+    decoded_anew: bool = False
+    """Its kept pixels are damaged."""
 
 
 @dataclass(slots=True)
@@ -162,6 +164,7 @@ class JobReader:
         self._recipes = recipes
         self._unit: Unit | None = None
         self._opened: tuple[Image, bytes] | Exception | None = None
+        self._damaged = False
         self._shared = [pixel_recipe(recipe.preprocess) for recipe in recipes]
 
     def read(self, job: Job, number: int, spaces: Sequence[Space], seconds: dict[str, float]) -> Reading:
@@ -172,6 +175,7 @@ class JobReader:
         failures: list[Failure | None] = []
         kept: list[bool] = []
         constant = False
+        self._damaged = False
         for kind, (recipe, space) in enumerate(zip(self._recipes, spaces, strict=True)):
             try:
                 pixels, equal = self._pixels(job, number, kind, seconds, decoded)
@@ -188,7 +192,7 @@ class JobReader:
                 constant |= equal
                 failures.append(None)
                 kept.append(handed)
-        return Reading(tuple(failures), constant, tuple(kept))
+        return Reading(tuple(failures), constant, tuple(kept), self._damaged)
 
     def _pixels(
         self,
@@ -205,7 +209,12 @@ class JobReader:
         import torch
 
         recipe, shared = self._recipes[kind], self._shared[kind]
-        found = None if recipe.kept is None else recipe.kept.get(number)
+        found = None
+        if recipe.kept is not None:
+            try:
+                found = recipe.kept.get(number)
+            except StoreError:  # said in the report: the image itself may be sound
+                self._damaged = True
         if found is not None:
             return torch.from_numpy(found), bool(found.min() == found.max())
         if shared not in decoded:

@@ -162,7 +162,7 @@ class _Committing:
 def _usable(arrived: Arrived, jobs: Sequence[Job], features: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
     """Which images of a batch give rows; the others, and values that cannot be stored, become failures."""
     if arrived.keeping:
-        return np.array([reading.kept[arrived.kind] for reading in arrived.readings], bool)
+        return np.array([bool(reading.kept) and reading.kept[arrived.kind] for reading in arrived.readings], bool)
     dtype, outcome = arrived.sinks[0].dtype, arrived.outcome
     with np.errstate(over="ignore"):
         finite = [_finite(array) & _finite(array.astype(dtype)) for array in features.values()]
@@ -176,6 +176,7 @@ def _usable(arrived: Arrived, jobs: Sequence[Job], features: Mapping[str, NDArra
             usable[place] = False
         elif reading.constant:
             outcome.constant.append(job.sample.id)
+        outcome.decoded_anew += reading.decoded_anew
     outcome.computed += int(usable.sum())
     return usable
 
