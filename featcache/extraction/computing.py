@@ -33,7 +33,7 @@ from featcache.models import Encoder, Precision, RuntimeName, load_encoder
 from featcache.records import Progress
 from featcache.store import TOKENS, form_of, open_writer, unpack
 
-__all__ = ["compute", "existing_folder", "load_planned"]
+__all__ = ["compute", "existing_folder", "kept_pixels_of", "load_planned"]
 
 
 def compute(
@@ -87,7 +87,7 @@ def compute(
             Stream(encoder, plan.preprocess, _targets(missing, writers, rows, encoder))
             for plan, encoder, (missing, writers) in zip(plans, encoders, families, strict=True)
         ]
-        kept = {plan.preprocess: _kept(plan, jobs) for plan in plans}
+        kept = {plan.preprocess: kept_pixels_of(plan, [job.digest for job in jobs]) for plan in plans}
         if jobs:
             run_pipeline(
                 jobs,
@@ -104,9 +104,9 @@ def compute(
     return [stream.outcome for stream in streams]
 
 
-def _kept(plan: Plan, jobs: Sequence[Job]) -> KeptPixels:
-    path = plan.folder / pixel_key(plan.preprocess, plan.key.decoders).store_name
-    return KeptPixels(path, [job.digest for job in jobs])
+def kept_pixels_of(plan: Plan, digests: Sequence[bytes]) -> KeptPixels:
+    """What earlier runs kept of the images that a plan's model sees, in the order of the digests."""
+    return KeptPixels(plan.folder / pixel_key(plan.preprocess, plan.key.decoders).store_name, digests)
 
 
 def _keeping(

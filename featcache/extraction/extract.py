@@ -15,11 +15,18 @@ from featcache.extraction.computing import compute
 from featcache.extraction.devices import checked_precision
 from featcache.extraction.masks import write_masks
 from featcache.extraction.outcome import ADVICE, Outcome
-from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples, settle_model, union_of
+from featcache.extraction.plan import (
+    Plan,
+    checked_models,
+    make_plan,
+    portable_name,
+    record_samples,
+    settle_model,
+    union_of,
+)
 from featcache.extraction.several_devices import extract_on_devices, listed_devices
 from featcache.extraction.sharding import Shard, checked_shard, rows_there, shard_notes
 from featcache.imaging import Preprocess
-from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
 from featcache.store import (
     FeatureStore,
@@ -185,19 +192,11 @@ def extract_models(
     checked_precision(precision)
     if pixels not in ("drop", "keep"):
         raise ConfigurationError(f"pixels {pixels!r}", remedy="drop or keep.")
-    if len(set(models)) < len(models) or not models:
-        raise ConfigurationError(f"the models are {', '.join(models) or 'none'}", remedy="Name each model once.")
-    if weights is not None and len(models) > 1:
-        raise ConfigurationError("--weights with several models", remedy="Extract that model by itself.")
-    specs = [resolve_model(model) for model in models]
+    specs = checked_models(models, weights)
     if registry_name is None:
         registry_name = portable_name(dataset) if isinstance(dataset, str) else dataset.name
     shard = None if shard is None else checked_shard(shard)
-    several = listed_devices(devices)
-    if several and device != "auto":
-        raise ConfigurationError(
-            f"both device {device!r} and devices {devices!r} are given", remedy="Give one of them."
-        )
+    several = listed_devices(devices, device)
     device = several[0] if several else device
     folder = find_home(home)
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset

@@ -30,13 +30,13 @@ _TOGETHER = 2.0
 _AGAIN = "Run the same command again: it computes what is missing."
 
 
-def listed_devices(devices: str | Sequence[str] | None) -> list[str]:
+def listed_devices(devices: str | Sequence[str] | None, device: str = "auto") -> list[str]:
     """Devices as torch names them, from ``"0,1"``, ``"cpu,cpu"`` or a list; a number is a CUDA device.
 
     Raises
     ------
     ConfigurationError
-        If a name is empty.
+        If a name is empty, or one ``device`` is given as well.
 
     Examples
     --------
@@ -45,6 +45,10 @@ def listed_devices(devices: str | Sequence[str] | None) -> list[str]:
     """
     if devices is None:
         return []
+    if device != "auto":
+        raise ConfigurationError(
+            f"both device {device!r} and devices {devices!r} are given", remedy="Give one of them."
+        )
     names = [str(name).strip() for name in (devices.split(",") if isinstance(devices, str) else devices)]
     if not names or not all(names):
         raise ConfigurationError(f"devices {devices!r} name nothing", remedy="Write --devices 0,1 or cpu,cpu.")
