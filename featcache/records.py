@@ -239,7 +239,7 @@ class ExtractionReport:
     batch_size: int | None
     """Images a forward pass; None when nothing was computed."""
     workers: int | None
-    """Reading processes; None when nothing was computed."""
+    """Reading processes, of all devices together; None when nothing was computed."""
     precision: str
     """The compute precision, resolved."""
     failures: tuple[Failure, ...]

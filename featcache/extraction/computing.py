@@ -99,8 +99,6 @@ def compute(
                 keeping=_keeping(opened, plans, kept) if keep_pixels else None,
                 progress=progress,
             )
-    for stream in streams:
-        stream.outcome.workers = workers
     return [stream.outcome for stream in streams]
 
 

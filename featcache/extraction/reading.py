@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from featcache.errors import ImageError, StoreError
 from featcache.extraction.buffers import Buffers
+from featcache.extraction.interrupts import let_through
 from featcache.extraction.jobs import Job, Unit
 from featcache.extraction.kept_pixels import KeptPixels, pixel_recipe
 from featcache.imaging import Preprocess, cropped, files_of, normalised, read, select
@@ -97,6 +99,8 @@ def read_tasks(
     # Ctrl-C reaches the whole group; the parent decides what happens. Its handlers are not for this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    let_through()
+    gc.freeze()  # the jobs are shared with the parent: looking for garbage among them would copy them
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     import torch
 
@@ -119,7 +123,10 @@ def read_tasks(
             return
         answer = Answer()
         for number, place in zip(task.numbers, task.places, strict=True):
-            current[2 * process], current[2 * process + 1] = number, time.monotonic()
+            if os.getppid() != parent:
+                return
+            # The time first: an old one beside a new number would look like a file that takes very long.
+            current[2 * process + 1], current[2 * process] = time.monotonic(), number
             targets = [
                 Space(kind[task.slot][place], None if own is None else own[task.slot][place])
                 for kind, own in zip(kinds, kept, strict=True)

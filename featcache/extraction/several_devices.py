@@ -8,9 +8,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -18,12 +17,12 @@ from typing import Any, cast
 
 from featcache.errors import ConfigurationError, FeatcacheError
 from featcache.extraction.devices import processors
+from featcache.extraction.interrupts import SIGNALS, held_back, let_through
 from featcache.extraction.sharding import PACKED_LATER, Shard
 from featcache.records import ExtractionReport, Progress
 
 __all__ = ["extract_on_devices", "listed_devices"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TOGETHER = 2.0
 """Seconds within which two interrupts are one."""
 
@@ -165,24 +164,10 @@ def _start(device: str, part: Shard, arguments: Mapping[str, Any], count: int) -
     name = f"process {part[0]}/{part[1]} on {device}"
     own = {**arguments, "device": device, "shard": part}
     process = context.Process(target=_work, args=(sending, own, count), name=name)
-    with _signals_wait():
+    with held_back(spawning=True):
         process.start()
     sending.close()
     return _Child(name, process, receiving)
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Start a process to which an interrupt comes only once it can commit what it has."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # else the first start runs it, and lets the signals through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow(children: Sequence[_Child], total: int, progress: Callable[[Progress], None] | None) -> None:
@@ -238,7 +223,8 @@ def _joined(reports: Sequence[ExtractionReport]) -> ExtractionReport:
     busy = {stage: sum(report.busy.get(stage, 0.0) for report in computing) / len(computing) for stage in stages}
     computed = sum(report.computed for report in reports)
     # Of the slowest: while it works, the others have ended or work as well.
-    seconds = max((report.computed / (report.images_per_second or 1.0) for report in computing), default=0.0)
+    computing.sort(key=lambda report: report.computed / (report.images_per_second or 1.0), reverse=True)
+    seconds = computing[0].computed / (computing[0].images_per_second or 1.0) if computing else 0.0
     failures = sorted((failure for report in reports for failure in report.failures), key=lambda failure: failure.id)
     return replace(
         (computing or reports)[0],
@@ -249,6 +235,7 @@ def _joined(reports: Sequence[ExtractionReport]) -> ExtractionReport:
         seconds=max(report.seconds for report in reports),
         images_per_second=computed / seconds if seconds else None,
         busy=busy,
+        workers=sum(report.workers or 0 for report in computing) or None,
         failures=tuple(failures),
         notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
     )
@@ -267,10 +254,9 @@ def _work(connection: Connection, arguments: dict[str, Any], count: int) -> None
         from featcache.extraction.extract import extract_models
 
         interrupt = _Interrupt()
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, interrupt)
-        if hasattr(signal, "pthread_sigmask"):  # only now: an import that is interrupted fails in odd ways
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        let_through()  # only now: an import that is interrupted fails in odd ways
         share = max(1, processors() // count)
         torch.set_num_threads(share)
         say(extract_models(**{**arguments, "workers": arguments.get("workers") or share}, progress=say))

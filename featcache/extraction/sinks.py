@@ -87,8 +87,8 @@ class Writing:
 
     @property
     def seconds(self) -> float:
-        """Time spent on checking, gathering and committing."""
-        return self._seconds + self._committing.seconds
+        """Time that the busier of the two threads worked."""
+        return max(self._seconds - self._committing.waited, self._committing.seconds)
 
     def put(self, arrived: Arrived) -> None:
         """Hand over a batch; waits while too many are waiting. Raises what writing an earlier one raised."""
@@ -137,10 +137,14 @@ class _Committing:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="featcache-write")
         self._flying: Future[None] | None = None
         self.seconds = 0.0
+        self.waited = 0.0
+        """By whoever hands over segments."""
 
     def submit(self, commit: Any) -> None:
         """Commit a segment after the one before; raises what that one raised."""
+        begin = time.perf_counter()
         self.wait()
+        self.waited += time.perf_counter() - begin
         self._flying = self._pool.submit(self._timed, commit)
 
     def wait(self) -> None:

@@ -217,6 +217,7 @@ def test_the_slow_stage_is_named_and_what_would_relieve_it(
     assert report.advice
     assert set(report.busy) == {"read", "decode", "preprocess", "transfer", "encode", "write"}
     assert report.busy[stage] == max(report.busy.values())
+    assert report.busy[stage] <= 1, "nobody's waiting counts as work"
 
 
 def test_a_forecast_says_what_the_run_then_does(image_folder: WriteImages, home: Path) -> None:
