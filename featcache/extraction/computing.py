@@ -21,12 +21,12 @@ from featcache.errors import ConfigurationError, StoreError, WeightsError
 from featcache.extraction.compiling import compile_planned
 from featcache.extraction.devices import keep_memory, processors, resolve_device
 from featcache.extraction.fitting_batch import plan_memory
-from featcache.extraction.jobs import Job
+from featcache.extraction.jobs import jobs_of
 from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.pipeline import Stream, run_pipeline
 from featcache.extraction.plan import Plan, forget_weights, union_of
-from featcache.extraction.sharding import refuse_packed
+from featcache.extraction.sharding import refuse_packed, units_of_rows
 from featcache.extraction.sinks import Target
 from featcache.imaging import Preprocess
 from featcache.models import Encoder, Precision, RuntimeName, load_encoder
@@ -79,10 +79,8 @@ def compute(
             for plan, encoder in zip(plans, encoders, strict=True)
         ]
         rows = union_of({str(number): union_of(missing) for number, (missing, _) in enumerate(families)})
-        jobs = [
-            Job(plans[0].dataset.sample(row), path, cast(bytes, plans[0].digests[row]), ranks[row])
-            for row, path in zip(rows.tolist(), plans[0].dataset.samples["path"].iloc[rows].tolist(), strict=True)
-        ]
+        rows = np.array(sorted(rows.tolist(), key=ranks.__getitem__), np.int64)
+        jobs = jobs_of(plans[0].dataset, plans[0].digests, rows.tolist(), ranks=ranks)
         streams = [
             Stream(encoder, plan.preprocess, _targets(missing, writers, rows, encoder))
             for plan, encoder, (missing, writers) in zip(plans, encoders, families, strict=True)
@@ -156,9 +154,15 @@ def load_planned(plan: Plan, device: str) -> Encoder:
 
 
 def _ranks(plan: Plan) -> dict[int, int]:
-    """Place of each row among the plan's rows that have features of their own: the first of each digest."""
+    """Place of each row among the plan's rows that have features of their own: the first of each digest.
+
+    In the order of the table, but with the slices of a volume after each other, which are decoded once for all of them.
+    """
+    samples = plan.dataset.samples
+    units = units_of_rows(samples["path"].tolist(), samples["selector"].tolist(), plan.digests)
     first: dict[bytes, int] = {}
-    for row, digest in enumerate(plan.digests):
+    for row in np.argsort(units, kind="stable").tolist():
+        digest = plan.digests[row]
         if digest is not None and (plan.own is None or plan.own[row]):
             first.setdefault(digest, row)
     return {row: rank for rank, row in enumerate(first.values())}
@@ -192,11 +196,12 @@ def _open_families(
 def _targets(
     missing: dict[str, NDArray[np.int64]], writers: dict[str, Any], rows: NDArray[np.int64], encoder: Encoder
 ) -> list[Target]:
+    numbers = {row: number for number, row in enumerate(rows.tolist())}
     return [
         Target(
             writers[family],
             {name: name for name in encoder.arrays} if family == "vectors" else {TOKENS: family},
-            frozenset(np.searchsorted(rows, own).tolist()),
+            frozenset(numbers[row] for row in own.tolist()),
         )
         for family, own in missing.items()
     ]

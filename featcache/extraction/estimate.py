@@ -18,7 +18,7 @@ from featcache.extraction.compiling import checked_choice, compile_planned
 from featcache.extraction.computing import existing_folder, kept_pixels_of, load_planned
 from featcache.extraction.devices import processors, resolve_device
 from featcache.extraction.fitting_batch import plan_memory
-from featcache.extraction.jobs import Job
+from featcache.extraction.jobs import jobs_of
 from featcache.extraction.kept_pixels import pixel_recipe
 from featcache.extraction.plan import Plan, checked_models, make_plan, portable_name, record_samples
 from featcache.extraction.reading import JobReader, Recipe, Space
@@ -174,11 +174,7 @@ def _reading_seconds(plan: Plan) -> float:
     """Seconds of one processor to read, decode and preprocess one sample, on average."""
     import torch
 
-    paths = plan.dataset.samples["path"]
-    jobs = [
-        Job(plan.dataset.sample(row), paths.iloc[row], cast(bytes, plan.digests[row]), row)
-        for row in plan.pending.tolist()
-    ]
+    jobs = jobs_of(plan.dataset, plan.digests, plan.pending.tolist())
     units = [list(run) for _, run in groupby(enumerate(jobs), key=lambda pair: pair[1].unit)]
     chosen = [units[place] for place in np.unique(np.linspace(0, len(units) - 1, _UNITS).round().astype(int))]
     recipes = [Recipe(plan.preprocess, kept_pixels_of(plan, [job.digest for job in jobs]))]

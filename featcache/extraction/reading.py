@@ -255,6 +255,9 @@ class JobReader:
 def _failure(job: Job, error: Exception) -> Failure:
     if isinstance(error, ImageError):
         return Failure(job.sample.id, job.relative_path, error.message, error.remedy or "")
+    if isinstance(error, MemoryError):
+        remedy = "Extract again with fewer --workers: each holds one decoded file and its copies."
+        return Failure(job.sample.id, job.relative_path, "there was not enough memory to decode it", remedy)
     reason = f"{type(error).__name__}: {error}"
     return Failure(job.sample.id, job.relative_path, reason, "Look at the file; if it opens, report this.")
 

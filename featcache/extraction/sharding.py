@@ -20,7 +20,16 @@ from featcache.store import NO_ROW, FeatureStore, is_store, open_forms
 if TYPE_CHECKING:
     from featcache.extraction.plan import Plan
 
-__all__ = ["PACKED_LATER", "Shard", "checked_shard", "refuse_packed", "rows_there", "shard_notes", "shards_of_rows"]
+__all__ = [
+    "PACKED_LATER",
+    "Shard",
+    "checked_shard",
+    "refuse_packed",
+    "rows_there",
+    "shard_notes",
+    "shards_of_rows",
+    "units_of_rows",
+]
 
 Shard = tuple[int, int]
 """(i, n): the i-th of n shards, counted from 1."""
@@ -85,7 +94,7 @@ def shards_of_rows(dataset: Dataset, digests: Sequence[bytes | None], count: int
     (n,) int64
         What is committed already does not matter, so that shards that start at different times agree.
     """
-    units = _units(dataset.samples["path"].tolist(), dataset.samples["selector"].tolist(), digests)
+    units = units_of_rows(dataset.samples["path"].tolist(), dataset.samples["selector"].tolist(), digests)
     # A duplicate weighs nothing: it costs no forward pass.
     sizes = np.bincount(units[_first_rows(digests)], minlength=int(units.max(initial=-1)) + 1)
     loads = [(0, number) for number in range(1, count + 1)]
@@ -97,8 +106,8 @@ def shards_of_rows(dataset: Dataset, digests: Sequence[bytes | None], count: int
     return shard_of_unit[units]
 
 
-def _units(paths: Sequence[str], selectors: Sequence[str], digests: Sequence[bytes | None]) -> NDArray[np.int64]:
-    """A number for each row, equal for rows that stay together, in the order of first appearance."""
+def units_of_rows(paths: Sequence[str], selectors: Sequence[str], digests: Sequence[bytes | None]) -> NDArray[np.int64]:
+    """A number for each row, equal for rows that are decoded together, in the order of first appearance."""
     numbers: dict[tuple[str, str | None, int], int] = {}
     unit_of_digest: dict[bytes, int] = {}
     units = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import numpy as np
 import pytest
 
 import featcache
+from featcache.datasets import Dataset, load_dataset
+from featcache.extraction import reading
+from featcache.imaging import read
 from featcache.models import Encoder
 from featcache.records import Progress
 
@@ -63,3 +68,44 @@ def test_segments_are_made_large_enough_for_the_largest_volume(tmp_path: Path) -
     report = featcache.extract("pixels", "nifti", root=root)
     records = sorted((report.store / "segments").glob("vectors-*.json"))
     assert len(records) == 1
+
+
+def mixed(volumes: Path) -> Dataset:
+    """The slices of all volumes in an order of their own, as a user's table may have them."""
+    loaded = load_dataset("nifti", root=volumes)
+    order = np.random.default_rng(0).permutation(len(loaded.samples))
+    return replace(loaded, samples=loaded.samples.iloc[order].reset_index(drop=True))
+
+
+def test_a_volume_is_read_once_in_whatever_order_its_slices_are_listed(
+    volumes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = multiprocessing.get_context("fork").SimpleQueue()
+
+    def noted(*arguments: Any) -> Any:
+        decoded.put(arguments[0].name)
+        return read(*arguments)
+
+    monkeypatch.setattr(reading, "read", noted)
+    report = featcache.extract("pixels", mixed(volumes), registry_name="nifti", batch_size=16, workers=2)
+    assert (report.rows, report.computed) == (150, 150)
+    names = []
+    while not decoded.empty():
+        names.append(decoded.get())
+    assert sorted(names) == [f"v{number}.nii.gz" for number in range(5)]
+    store = featcache.open(report.store)
+    alone = featcache.extract("pixels", "nifti", root=volumes, dataset_name="plain", batch_size=16)
+    expected = featcache.open(alone.store)
+    rows = {name: expected["cls"][row].tobytes() for row, name in enumerate(expected.samples["id"])}
+    assert {name: store["cls"][row].tobytes() for row, name in enumerate(store.samples["id"])} == rows
+
+
+def test_an_interrupted_run_leaves_no_part_of_a_volume_in_whatever_order_its_slices_are_listed(volumes: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.done >= 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        featcache.extract("pixels", mixed(volumes), registry_name="nifti", batch_size=32, progress=interrupt)
+    report = featcache.extract("pixels", mixed(volumes), registry_name="nifti", batch_size=32)
+    assert (report.reused, report.computed) == (60, 90)
