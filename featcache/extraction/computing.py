@@ -7,7 +7,6 @@ import importlib.metadata
 import math
 import platform
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.pipeline import Stream, run_pipeline
 from featcache.extraction.plan import Plan, forget_weights, union_of
-from featcache.extraction.sharding import refuse_packed, units_of_rows
+from featcache.extraction.sharding import first_rows, refuse_packed, units_of_rows
 from featcache.extraction.sinks import Target
 from featcache.imaging import Preprocess
 from featcache.models import Encoder, Precision, RuntimeName, load_encoder
@@ -72,10 +71,13 @@ def compute(
     for plan, encoder in zip(plans, encoders, strict=True):
         _check_tokens(plan, encoder)
         compile_planned(encoder, plan, device, batch_size, compile)
-    ranks = _ranks(plans[0])
+    samples, digests = plans[0].dataset.samples, plans[0].digests
+    units = units_of_rows(samples["path"].tolist(), samples["selector"].tolist(), digests)
+    together = int(np.bincount(units[first_rows(digests)]).max(initial=1))
+    ranks = _ranks(plans[0], units)
     with contextlib.ExitStack() as opened:
         families = [
-            _open_families(opened, plan, encoder, device, batch_size)
+            _open_families(opened, plan, encoder, device, batch_size=batch_size, together=together)
             for plan, encoder in zip(plans, encoders, strict=True)
         ]
         rows = union_of({str(number): union_of(missing) for number, (missing, _) in enumerate(families)})
@@ -153,13 +155,11 @@ def load_planned(plan: Plan, device: str) -> Encoder:
     return encoder.to(device, precision, runtime=runtime)
 
 
-def _ranks(plan: Plan) -> dict[int, int]:
+def _ranks(plan: Plan, units: NDArray[np.int64]) -> dict[int, int]:
     """Place of each row among the plan's rows that have features of their own: the first of each digest.
 
     In the order of the table, but with the slices of a volume after each other, which are decoded once for all of them.
     """
-    samples = plan.dataset.samples
-    units = units_of_rows(samples["path"].tolist(), samples["selector"].tolist(), plan.digests)
     first: dict[bytes, int] = {}
     for row in np.argsort(units, kind="stable").tolist():
         digest = plan.digests[row]
@@ -169,17 +169,15 @@ def _ranks(plan: Plan) -> dict[int, int]:
 
 
 def _open_families(
-    opened: contextlib.ExitStack, plan: Plan, encoder: Encoder, device: str, batch_size: int
+    opened: contextlib.ExitStack, plan: Plan, encoder: Encoder, device: str, *, batch_size: int, together: int
 ) -> tuple[dict[str, NDArray[np.int64]], dict[str, Any]]:
     """What each family lacks and its writer, by family. Once they are open nobody else writes."""
     if plan.form == "zarr" and form_of(plan.store) == "hdf5" and not (plan.store / "zarr.json").is_file():
         refuse_packed(plan)
         unpack(plan.store)
-    samples = plan.dataset.samples
-    volumes = Counter(path for path, text in zip(samples["path"], samples["selector"], strict=True) if "index" in text)
     facts: dict[str, Any] = {
-        "planned_rows": len(samples),
-        "together": max(volumes.values(), default=1),
+        "planned_rows": len(plan.dataset.samples),
+        "together": together,
         "provenance": {**_provenance(plan, device, batch_size), "form": plan.form},
         "shard": plan.shard,
     }

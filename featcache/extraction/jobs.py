@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featcache.datasets import Dataset
-from featcache.imaging import unit_of
+from featcache.imaging import decoder_of, unit_of
 from featcache.records import Sample, Selector
 
-__all__ = ["Batch", "Job", "Unit", "batches_of", "jobs_of", "segments_of"]
+__all__ = ["Batch", "Job", "Unit", "batches_of", "is_stacked", "jobs_of", "segments_of", "volume_ends"]
+
+_MOST_TOGETHER = 4096
+"""Slices of a volume that are committed together."""
 
 _WORTH_KEEPING = 1.1
 """Batches keep the places that rows have in a whole run, unless that makes so many times more of them."""
@@ -103,6 +109,26 @@ def batches_of(jobs: Sequence[Job], batch_size: int) -> list[Batch]:
         return [Batch(run, tuple(jobs[number].rank % batch_size for number in run)) for run in kept]
     runs = [range(first, min(first + batch_size, len(jobs))) for first in packed]
     return [Batch(run, tuple(range(len(run)))) for run in runs]
+
+
+def is_stacked(path: PurePath | str, selector: Selector) -> bool:
+    """Whether a sample is one of many pictures in a plain array: its neighbours are no slices of the same thing."""
+    return selector.axis is None and selector.index is not None and decoder_of(path) in ("array", "matlab")
+
+
+def volume_ends(jobs: Sequence[Job]) -> NDArray[np.bool_]:
+    """For each job, in order, whether with it a volume is whole: the last of its slices, or a picture by itself.
+
+    Volumes of more than 4096 slices are taken as pictures: they are not held back until they are whole.
+    """
+    ends = np.ones(len(jobs), bool)
+    first = 0
+    for (path, _), run in groupby(jobs, key=lambda job: job.unit):
+        count = sum(1 for _ in run)
+        if 1 < count <= _MOST_TOGETHER and not is_stacked(path, jobs[first].sample.selector):
+            ends[first : first + count - 1] = False
+        first += count
+    return ends
 
 
 def segments_of(jobs: Sequence[Job], chunk_rows: int) -> list[list[int]]:

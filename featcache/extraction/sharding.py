@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.datasets import Dataset
 from featcache.errors import ConfigurationError
-from featcache.imaging import decoder_of
+from featcache.extraction.jobs import is_stacked
 from featcache.records import Selector
 from featcache.store import NO_ROW, FeatureStore, is_store, open_forms
 
@@ -24,6 +24,7 @@ __all__ = [
     "PACKED_LATER",
     "Shard",
     "checked_shard",
+    "first_rows",
     "refuse_packed",
     "rows_there",
     "shard_notes",
@@ -96,7 +97,7 @@ def shards_of_rows(dataset: Dataset, digests: Sequence[bytes | None], count: int
     """
     units = units_of_rows(dataset.samples["path"].tolist(), dataset.samples["selector"].tolist(), digests)
     # A duplicate weighs nothing: it costs no forward pass.
-    sizes = np.bincount(units[_first_rows(digests)], minlength=int(units.max(initial=-1)) + 1)
+    sizes = np.bincount(units[first_rows(digests)], minlength=int(units.max(initial=-1)) + 1)
     loads = [(0, number) for number in range(1, count + 1)]
     shard_of_unit = np.empty(len(sizes), np.int64)
     for unit in np.argsort(-sizes, kind="stable").tolist():
@@ -126,12 +127,12 @@ def _place(path: str, selector: str) -> tuple[str, str | None, int]:
     if '"series"' not in selector and ('"axis"' in selector or '"index"' not in selector):
         return path, None, 0  # without parsing it: there may be a million slices
     part = Selector.from_text(selector)
-    if part.axis is None and part.index is not None and decoder_of(path) in ("array", "matlab"):
-        return path, part.array, part.index // _RUN
+    if is_stacked(path, part):
+        return path, part.array, (part.index or 0) // _RUN
     return path, part.series, 0
 
 
-def _first_rows(digests: Sequence[bytes | None]) -> list[int]:
+def first_rows(digests: Sequence[bytes | None]) -> list[int]:
     """Rows that are not a repetition of an earlier one."""
     first: dict[bytes, int] = {}
     return [row for row, digest in enumerate(digests) if digest is None or first.setdefault(digest, row) == row]

@@ -18,6 +18,7 @@ from featcache.store.masks import Masks, open_masks
 from featcache.store.removal import remove_store
 from featcache.store.repair import drop_damage
 from featcache.store.samples import SampleTable, read_samples, write_samples
+from featcache.store.segments import Segment
 from featcache.store.verify import Problem, verify_store
 from featcache.store.writer import StoreWriter, finish_session, open_writer, write_quarantine
 
@@ -35,6 +36,7 @@ __all__ = [
     "Problem",
     "ReadRows",
     "SampleTable",
+    "Segment",
     "StatIndex",
     "StoreFormat",
     "StoreWriter",
