@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.datasets import load_dataset
-from featcache.extraction.jobs import Job, batches_of, jobs_of, segments_of
+from featcache.extraction.jobs import Job, batches_of, jobs_of, segments_of, volume_ends
 from featcache.records import Sample, Selector
 
 
@@ -88,3 +88,17 @@ def test_jobs_are_made_of_the_tables_rows(tmp_path: Path) -> None:
         path = dataset.samples["path"].iloc[row]
         assert job == Job(dataset.sample(row), path, digests[row], rank)
     assert [job.rank for job in jobs_of(dataset, digests, [3, 4, 11])] == [3, 4, 11]
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_a_volume_is_whole_with_its_last_slice(counts: list[int]) -> None:
+    ends = volume_ends(slice_jobs(counts))
+    assert (np.flatnonzero(ends) + 1).tolist() == np.cumsum(counts).tolist()
+
+
+def test_pictures_and_huge_volumes_are_whole_one_by_one() -> None:
+    stack = [Job(Sample(str(n), Path("/a.npz"), Selector(index=n, array="x")), "", bytes(16), n) for n in range(9)]
+    assert volume_ends(stack).all()
+    assert volume_ends(jobs_of_ranks([0, 1, 5])).all()
+    assert volume_ends(slice_jobs([5000])).all()

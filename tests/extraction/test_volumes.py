@@ -187,3 +187,22 @@ def test_an_interrupted_run_leaves_no_tokens_of_a_part_of_a_volume(
     report = featcache.extract("pixels", "nifti", **options)
     assert sorted(token_rows(report.store).values()) == [30] * 5
     assert verify_store(report.store) == []
+
+
+def test_an_archive_of_pictures_is_no_volume_so_that_a_killed_run_keeps_most_of_it(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (300, 28, 28), np.uint8)
+    parts = {"train": images[:200], "val": images[200:250], "test": images[250:]}
+    arrays = {f"{split}_images": part for split, part in parts.items()}
+    labels = {f"{split}_labels": np.zeros((len(part), 1), np.uint8) for split, part in parts.items()}
+    np.savez(tmp_path / "breastmnist.npz", **arrays, **labels)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done >= 96:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"root": tmp_path, "dataset_name": "cut", "batch_size": 32}
+    with pytest.raises(KeyboardInterrupt):
+        featcache.extract("pixels", "medmnist", progress=interrupt, **options)
+    records = list((featcache.open("cut").path / "segments").glob("vectors-*.json"))
+    assert len(records) == 2
+    assert featcache.extract("pixels", "medmnist", **options).reused == 96
