@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreError, WeightsError
 from featcache.extraction.compiling import compile_planned
-from featcache.extraction.devices import keep_memory, processors, resolve_device
+from featcache.extraction.devices import processors, resolve_device
 from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import jobs_of
 from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
@@ -63,7 +63,6 @@ def compute(
     list of Outcome
         One a plan, in their order.
     """
-    keep_memory()
     device = resolve_device(device)
     batch_size = plan_memory(plans, device, batch_size).batch_size
     workers = workers or processors()

@@ -16,7 +16,7 @@ import numpy as np
 from featcache.datasets import Dataset, load_dataset
 from featcache.extraction.compiling import checked_choice, compile_planned
 from featcache.extraction.computing import existing_folder, kept_pixels_of, load_planned
-from featcache.extraction.devices import processors, resolve_device
+from featcache.extraction.devices import keep_memory, processors, resolve_device
 from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import jobs_of
 from featcache.extraction.kept_pixels import pixel_recipe
@@ -64,6 +64,7 @@ def estimate(
     tuple of Forecast
         One a model, in their order; their times add up.
     """
+    keep_memory()
     specs = checked_models(models, weights)
     several = listed_devices(devices, device)
     device = resolve_device(several[0] if several else device)

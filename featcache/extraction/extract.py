@@ -12,7 +12,7 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction.compiling import checked_choice
 from featcache.extraction.computing import compute
-from featcache.extraction.devices import checked_precision
+from featcache.extraction.devices import checked_precision, keep_memory
 from featcache.extraction.masks import write_masks
 from featcache.extraction.outcome import ADVICE, Outcome
 from featcache.extraction.plan import (
@@ -186,6 +186,7 @@ def extract_models(
         As :func:`extract`; before any image is read, if one of the models cannot be used.
     """
     begin = time.perf_counter()
+    keep_memory()
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch size {batch_size} is not positive")
     checked_choice(compile)
