@@ -26,6 +26,9 @@ __all__ = ["extract_on_devices", "listed_devices"]
 _TOGETHER = 2.0
 """Seconds within which two interrupts are one."""
 
+_LOOK_AROUND = 2.0
+"""Seconds without a message after which the processes are looked at."""
+
 _AGAIN = "Run the same command again: it computes what is missing."
 
 
@@ -147,6 +150,13 @@ class _Child:
             self.reports = message
         return True
 
+    def is_gone(self) -> bool:
+        """Whether it has ended and has no more to say, though a process that it started may hold its end."""
+        if self.process.is_alive() or self.connection.poll():
+            return False
+        self.connection.close()
+        return True
+
     def fate(self) -> str:
         """What became of a process without a report."""
         if self.error is not None:
@@ -174,13 +184,16 @@ def _follow(children: Sequence[_Child], total: int, progress: Callable[[Progress
     """Listen until all have ended."""
     open_ones = {child.connection: child for child in children}
     while open_ones:
-        for connection in wait(list(open_ones)):
+        ready = wait(list(open_ones), _LOOK_AROUND)
+        for connection in ready:
             child = open_ones[cast(Connection, connection)]
             before = child.latest
             if not child.receive():
                 del open_ones[cast(Connection, connection)]
             elif child.latest is not before and progress is not None:
                 progress(_summed([one.latest for one in children if one.latest is not None], total))
+        if not ready:
+            open_ones = {connection: child for connection, child in open_ones.items() if not child.is_gone()}
 
 
 def _summed(latest: Sequence[Progress], total: int) -> Progress:
@@ -200,8 +213,9 @@ def _stop(children: Sequence[_Child]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.process.pid, signal.SIGINT)
     for child in children:
-        while not child.connection.closed and child.receive():  # nobody waits for a full pipe
-            pass
+        while not child.connection.closed and not child.is_gone():  # nobody waits for a full pipe
+            if child.connection.poll(_LOOK_AROUND):
+                child.receive()
         child.process.join()
 
 
