@@ -388,3 +388,11 @@ def test_huge_pages_are_asked_for_before_torch_looks_which_is_at_its_first_alloc
     command = [sys.executable, "-c", _ASKS_EARLY, str(image_folder(1))]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.splitlines() == ["huge pages: 1"]
+
+
+def test_a_pipe_among_the_images_is_listed_and_not_waited_for(image_folder: WriteImages) -> None:
+    root = image_folder(2, splits=("train",))
+    os.mkfifo(root / "train" / "dark" / "pipe.png")
+    report = featcache.extract("pixels", "folder", root=root)
+    assert (report.computed, report.failed) == (4, 1)
+    assert "not a regular file" in report.failures[0].reason
