@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -63,8 +64,7 @@ def openvino_features(
             "--runtime openvino needs the package openvino, which is not installed",
             remedy="pip install openvino, or leave --runtime out.",
         )
-    openvino = _openvino()
-    core = openvino.Core()
+    core = _core()
     known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if _NEEDED[precision] not in known:
         raise ConfigurationError(
@@ -110,6 +110,17 @@ def _openvino() -> Any:
     """The package, which has no types. Its converter would report its use over the network: never from here."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # an import of it fails, and it copes
     return importlib.import_module("openvino")
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's core, one for the process and never released before its end.
+
+    Its CPU plugin gives the thread that loads it another stack for signal handlers, and unmaps that stack when it is
+    released, in whichever thread that happens: every handler that Python then runs in the first thread (of Ctrl-C, or
+    of a child process that ended) would crash the process.
+    """
+    return _openvino().Core()
 
 
 def _converted(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
