@@ -200,7 +200,7 @@ class Progress:
     failed: int
     """Rows quarantined so far."""
     images_per_second: float
-    """Since the first batch."""
+    """Since reading began; of several devices the sum of those that still compute."""
     bottleneck: str
     """The stage that the others have waited for so far."""
 

@@ -197,12 +197,14 @@ def _follow(children: Sequence[_Child], total: int, progress: Callable[[Progress
 
 
 def _summed(latest: Sequence[Progress], total: int) -> Progress:
+    at_work = [one for one in latest if one.done < one.total]
     return replace(
         latest[-1],
         done=sum(one.done for one in latest),
         total=max(total, sum(one.total for one in latest)),
         failed=sum(one.failed for one in latest),
-        images_per_second=sum(one.images_per_second for one in latest),
+        # Of those that still compute: what the others did brings the end no nearer.
+        images_per_second=sum(one.images_per_second for one in at_work or latest),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import featcache
 from featcache.errors import ConfigurationError, FeatcacheError
-from featcache.extraction.several_devices import listed_devices
+from featcache.extraction.several_devices import _summed, listed_devices
 from featcache.records import Progress
 from featcache.store import FeatureStore, verify_store
 from tests.conftest import WriteImages
@@ -168,3 +168,10 @@ def test_a_death_is_noticed_although_a_process_that_it_started_lives_on(
             featcache.extract("pixels", "folder", root=image_folder(4), dataset_name="x", devices="cpu,cpu")
     finally:
         (tmp_path / "held").write_text("go")
+
+
+def test_the_rate_of_a_process_that_has_finished_promises_nothing() -> None:
+    ended, working = Progress(50, 50, 1, 30.0, "read"), Progress(20, 50, 0, 5.0, "encode")
+    both = _summed([ended, working], 100)
+    assert (both.done, both.total, both.failed, both.images_per_second) == (70, 100, 1, 5.0)
+    assert _summed([ended, ended], 100).images_per_second == 60.0
