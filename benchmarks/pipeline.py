@@ -15,7 +15,8 @@ Limits, in the same run: *decode* is the reading processes with nothing behind t
 that are there already. On a GPU the slower one is what can be reached; on a CPU both share the processors, so that
 1 / (1 / decode + 1 / model) is. *CPU ms* is the processor time of one image in featcache's pipeline and in the script,
 all processes counted; *idle* the share of the machine's processors that nothing ran on meanwhile (Linux): what the
-pipeline could have used and did not, whatever else the machine was doing.
+pipeline could have used and did not, whatever else the machine was doing; *model alone* is the same of the model by
+itself, whose threads wait for each other within a forward pass.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     print(f"{options.model} on {options.device}, {os.cpu_count()} processors, batches of {options.batch_size}")
     columns = (
         "set | featcache images/s | script | ratio | decode limit | model limit | reached | CPU ms | script | idle"
+        " | model alone"
     )
-    print(f"\n| {columns} |\n|{'---|' * 10}")
+    print(f"\n| {columns} |\n|{'---|' * 11}")
     for kind in options.sets:
         root = write_images(folder / kind, kind, options.images)
         found: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}
@@ -81,11 +83,11 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         else:
             limit = min(rate["decode"], rate["model"])
         cpu = {part: statistics.median(run["cpu_ms"] for run in found[part]) for part in ("featcache", "script")}
-        idle = statistics.median(run["idle"] for run in found["featcache"])
+        idle, alone = (statistics.median(run["idle"] for run in found[part]) for part in ("featcache", "model"))
         print(
             f"| {kind} | {rate['featcache']:.1f} | {rate['script']:.1f} | {rate['featcache'] / rate['script']:.2f} | "
             f"{rate['decode']:.1f} | {rate['model']:.1f} | {rate['featcache'] / limit:.2f} | "
-            f"{cpu['featcache']:.0f} | {cpu['script']:.0f} | {idle:.0%} |",
+            f"{cpu['featcache']:.0f} | {cpu['script']:.0f} | {idle:.0%} | {alone:.0%} |",
             flush=True,
         )
     root = folder / options.sets[0]

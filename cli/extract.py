@@ -96,8 +96,7 @@ def _print_report(report: ExtractionReport) -> None:
 def _print_forecasts(models: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> None:
     from featcache.extraction import estimate
 
-    options.pop("pixels")
-    own = {name: options.pop(name) for name in (*_KEY_OPTIONS, "root", "dataset", "batch_size", "workers", "compile")}
+    own = {name: options.pop(name) for name in (*_KEY_OPTIONS, *_RUN_OPTIONS)}
     forecasts = estimate(models, dataset_options=given(**options), **given(**own))
     if as_json:
         print_json({"forecasts": [asdict(forecast) for forecast in forecasts]})
@@ -153,6 +152,10 @@ _KEY_OPTIONS = (
     "token_pca",
     "format",
 )
+
+
+_RUN_OPTIONS = ("root", "dataset", "batch_size", "workers", "compile", "pixels", "shard", "devices")
+"""What decides how an extraction runs; all others are the dataset's."""
 
 
 @click.command()

@@ -200,7 +200,7 @@ class Progress:
     failed: int
     """Rows quarantined so far."""
     images_per_second: float
-    """Since the first batch."""
+    """Since reading began; of several devices the sum of those that still compute."""
     bottleneck: str
     """The stage that the others have waited for so far."""
 
@@ -239,7 +239,7 @@ class ExtractionReport:
     batch_size: int | None
     """Images a forward pass; None when nothing was computed."""
     workers: int | None
-    """Reading processes; None when nothing was computed."""
+    """Reading processes, of all devices together; None when nothing was computed."""
     precision: str
     """The compute precision, resolved."""
     failures: tuple[Failure, ...]

@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import platform
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError, StoreError, WeightsError
 from featcache.extraction.compiling import compile_planned
-from featcache.extraction.devices import keep_memory, processors, resolve_device
+from featcache.extraction.devices import processors, resolve_device
 from featcache.extraction.fitting_basis import fit_basis
 from featcache.extraction.fitting_batch import plan_memory
-from featcache.extraction.jobs import Job
+from featcache.extraction.jobs import jobs_of
 from featcache.extraction.kept_pixels import KeptPixels, pixel_key, pixel_recipe
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.pipeline import Stream, run_pipeline
 from featcache.extraction.plan import Plan, forget_weights, union_of
-from featcache.extraction.sharding import refuse_packed
+from featcache.extraction.sharding import first_rows, refuse_packed, units_of_rows
 from featcache.extraction.sinks import Target
 from featcache.extraction.token_coding import TokenCoding
 from featcache.imaging import Preprocess
@@ -34,7 +33,7 @@ from featcache.models import Encoder, Precision, RuntimeName, load_encoder
 from featcache.records import Progress
 from featcache.store import TOKENS, StoreWriter, TokenForm, form_of, open_writer, read_basis, unpack
 
-__all__ = ["check_form", "compute", "existing_folder", "load_planned"]
+__all__ = ["check_form", "compute", "existing_folder", "kept_pixels_of", "load_planned"]
 
 
 def compute(
@@ -65,7 +64,6 @@ def compute(
     list of Outcome
         One a plan, in their order.
     """
-    keep_memory()
     device = resolve_device(device)
     batch_size = plan_memory(plans, device, batch_size).batch_size
     workers = workers or processors()
@@ -73,22 +71,23 @@ def compute(
     for plan, encoder in zip(plans, encoders, strict=True):
         _check_tokens(plan, encoder)
         compile_planned(encoder, plan, device, batch_size, compile)
-    ranks = _ranks(plans[0])
+    samples, digests = plans[0].dataset.samples, plans[0].digests
+    units = units_of_rows(samples["path"].tolist(), samples["selector"].tolist(), digests)
+    together = int(np.bincount(units[first_rows(digests)]).max(initial=1))
+    ranks = _ranks(plans[0], units)
     with contextlib.ExitStack() as opened:
         families = [
-            _open_families(opened, plan, encoder, device, batch_size)
+            _open_families(opened, plan, encoder, device, batch_size=batch_size, together=together)
             for plan, encoder in zip(plans, encoders, strict=True)
         ]
         rows = union_of({str(number): union_of(missing) for number, (missing, *_) in enumerate(families)})
-        jobs = [
-            Job(plans[0].dataset.sample(row), path, cast(bytes, plans[0].digests[row]), ranks[row])
-            for row, path in zip(rows.tolist(), plans[0].dataset.samples["path"].iloc[rows].tolist(), strict=True)
-        ]
+        rows = np.array(sorted(rows.tolist(), key=ranks.__getitem__), np.int64)
+        jobs = jobs_of(plans[0].dataset, plans[0].digests, rows.tolist(), ranks=ranks)
         streams = [
             Stream(encoder, plan.preprocess, _targets(missing, writers, rows), coding)
             for plan, encoder, (missing, writers, coding) in zip(plans, encoders, families, strict=True)
         ]
-        kept = {plan.preprocess: _kept(plan, jobs) for plan in plans}
+        kept = {plan.preprocess: kept_pixels_of(plan, [job.digest for job in jobs]) for plan in plans}
         if jobs:
             run_pipeline(
                 jobs,
@@ -100,14 +99,12 @@ def compute(
                 keeping=_keeping(opened, plans, kept) if keep_pixels else None,
                 progress=progress,
             )
-    for stream in streams:
-        stream.outcome.workers = workers
     return [stream.outcome for stream in streams]
 
 
-def _kept(plan: Plan, jobs: Sequence[Job]) -> KeptPixels:
-    path = plan.folder / pixel_key(plan.preprocess, plan.key.decoders).store_name
-    return KeptPixels(path, [job.digest for job in jobs])
+def kept_pixels_of(plan: Plan, digests: Sequence[bytes]) -> KeptPixels:
+    """What earlier runs kept of the images that a plan's model sees, in the order of the digests."""
+    return KeptPixels(plan.folder / pixel_key(plan.preprocess, plan.key.decoders).store_name, digests)
 
 
 def _keeping(
@@ -158,27 +155,29 @@ def load_planned(plan: Plan, device: str) -> Encoder:
     return encoder.to(device, precision, runtime=runtime)
 
 
-def _ranks(plan: Plan) -> dict[int, int]:
-    """Place of each row among the plan's rows that have features of their own: the first of each digest."""
+def _ranks(plan: Plan, units: NDArray[np.int64]) -> dict[int, int]:
+    """Place of each row among the plan's rows that have features of their own: the first of each digest.
+
+    In the order of the table, but with the slices of a volume after each other, which are decoded once for all of them.
+    """
     first: dict[bytes, int] = {}
-    for row, digest in enumerate(plan.digests):
+    for row in np.argsort(units, kind="stable").tolist():
+        digest = plan.digests[row]
         if digest is not None and (plan.own is None or plan.own[row]):
             first.setdefault(digest, row)
     return {row: rank for rank, row in enumerate(first.values())}
 
 
 def _open_families(
-    opened: contextlib.ExitStack, plan: Plan, encoder: Encoder, device: str, batch_size: int
+    opened: contextlib.ExitStack, plan: Plan, encoder: Encoder, device: str, *, batch_size: int, together: int
 ) -> tuple[dict[str, NDArray[np.int64]], dict[str, Any], TokenCoding | None]:
     """What each family lacks, its writer, and how tokens are coded. Nobody else writes once they are open."""
     if plan.form == "zarr" and form_of(plan.store) == "hdf5" and not (plan.store / "zarr.json").is_file():
         refuse_packed(plan)
         unpack(plan.store)
-    samples = plan.dataset.samples
-    volumes = Counter(path for path, text in zip(samples["path"], samples["selector"], strict=True) if "index" in text)
     facts: dict[str, Any] = {
-        "planned_rows": len(samples),
-        "together": max(volumes.values(), default=1),
+        "planned_rows": len(plan.dataset.samples),
+        "together": together,
         "provenance": {**_provenance(plan, device, batch_size), "form": plan.form},
         "shard": plan.shard,
     }
@@ -209,11 +208,12 @@ def _basis(plan: Plan, encoder: Encoder, form: TokenForm, device: str, batch_siz
 def _targets(
     missing: dict[str, NDArray[np.int64]], writers: dict[str, StoreWriter], rows: NDArray[np.int64]
 ) -> list[Target]:
+    numbers = {row: number for number, row in enumerate(rows.tolist())}
     return [
         Target(
             writers[family],
             {name: name for name in writers[family].features},
-            frozenset(np.searchsorted(rows, own).tolist()),
+            frozenset(numbers[row] for row in own.tolist()),
         )
         for family, own in missing.items()
     ]

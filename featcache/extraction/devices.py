@@ -102,7 +102,7 @@ def processors() -> int:
 
 
 def keep_memory() -> None:
-    """Ask PyTorch for huge pages, if it has not allocated anything yet.
+    """Ask PyTorch for huge pages, if it has not allocated anything yet: it looks once, at its first allocation.
 
     Encoding on a CPU allocates and frees hundreds of megabytes a layer, and the system clears each page anew: with
     small pages that took more than half of the processor time of a small CNN.

@@ -6,21 +6,25 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from featcache.datasets import Dataset, load_dataset
 from featcache.extraction.compiling import checked_choice, compile_planned
-from featcache.extraction.computing import check_form, existing_folder, load_planned
-from featcache.extraction.devices import processors, resolve_device
+from featcache.extraction.computing import check_form, existing_folder, kept_pixels_of, load_planned
+from featcache.extraction.devices import keep_memory, processors, resolve_device
 from featcache.extraction.fitting_batch import plan_memory
-from featcache.extraction.jobs import Job
-from featcache.extraction.plan import Plan, make_plan, portable_name, record_samples
+from featcache.extraction.jobs import jobs_of
+from featcache.extraction.kept_pixels import pixel_recipe
+from featcache.extraction.plan import Plan, checked_models, make_plan, portable_name, record_samples
 from featcache.extraction.reading import JobReader, Recipe, Space
-from featcache.models import Encoder, resolve_model
+from featcache.extraction.several_devices import listed_devices
+from featcache.extraction.sharding import Shard, checked_shard
+from featcache.models import Encoder
 from featcache.records import Forecast
 from featcache.store import find_home
 
@@ -39,25 +43,33 @@ def estimate(
     *,
     root: Path | str | None = None,
     home: Path | str | None = None,
+    weights: Path | str | None = None,
     device: str = "auto",
+    devices: str | Sequence[str] | None = None,
+    shard: str | Shard | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
+    pixels: Literal["drop", "keep"] = "drop",
     dataset_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[Forecast, ...]:
     """Say what :func:`featcache.extract_models` would do; it takes the same and writes nothing but remembered digests.
 
-    A few files are read, and one batch is encoded by each model that lacks anything.
+    A few files are read, and two batches are encoded by each model that lacks anything. Of ``devices`` the first is
+    measured.
 
     Returns
     -------
     tuple of Forecast
         One a model, in their order; their times add up.
     """
-    device = resolve_device(device)
+    keep_memory()
+    specs = checked_models(models, weights)
+    several = listed_devices(devices, device)
+    device = resolve_device(several[0] if several else device)
     checked_choice(compile)
-    workers = workers or processors()
+    workers = workers or max(1, processors() // max(1, len(several)))
     folder = find_home(home)
     if isinstance(dataset, str):
         loaded = load_dataset(dataset, root=root, home=folder, **(dataset_options or {}))
@@ -71,19 +83,38 @@ def estimate(
         "device": device,
         "record": False,
         "recorded": recorded,
+        "weights": weights,
+        "shard": None if shard is None else checked_shard(shard),
     }
-    plans = [make_plan(resolve_model(model), loaded, **facts, **options) for model in models]
+    plans = [make_plan(spec, loaded, **facts, **options) for spec in specs]
     memory = plan_memory(plans, device, batch_size)
     predicted = [None if own is None else own.bytes_for(memory.batch_size) for own in memory.footprints]
     sizes: dict[str, Any] = {"batch_size": memory.batch_size, "workers": workers, "compile": compile}
-    return tuple(_forecast(plan, device, **sizes, predicted=own) for plan, own in zip(plans, predicted, strict=True))
+    forecasts = [
+        _forecast(plan, device, **sizes, predicted=own, several=several)
+        for plan, own in zip(plans, predicted, strict=True)
+    ]
+    if pixels == "keep":
+        seen = {pixel_recipe(plan.preprocess): number for number, plan in reversed(list(enumerate(plans)))}
+        for number in seen.values():  # models that see the same share what is kept
+            kept = _kept_bytes(plans[number])
+            forecasts[number] = replace(forecasts[number], stored_bytes=forecasts[number].stored_bytes + kept)
+    return tuple(forecasts)
 
 
 def _forecast(
-    plan: Plan, device: str, *, batch_size: int, workers: int, compile: str, predicted: int | None
+    plan: Plan,
+    device: str,
+    *,
+    batch_size: int,
+    workers: int,
+    compile: str,
+    predicted: int | None,
+    several: Sequence[str],
 ) -> Forecast:
     missing = len(plan.pending)
-    rows = sum(digest is not None for digest in plan.digests)
+    own = plan.own if plan.own is not None else [True] * len(plan.digests)
+    rows = sum(digest is not None for digest, mine in zip(plan.digests, own, strict=True) if mine)
     nothing = Forecast(
         model=plan.spec.name,
         store=plan.store,
@@ -92,7 +123,7 @@ def _forecast(
         saved=rows - missing,
         stored_bytes=0,
         free_bytes=shutil.disk_usage(existing_folder(plan.folder)).free,
-        device=device,
+        device=", ".join(several) or device,
         device_bytes=None,
         batch_size=batch_size,
         workers=workers,
@@ -107,8 +138,11 @@ def _forecast(
     compile_planned(encoder, plan, device, batch_size, compile)
     arriving = _reading_seconds(plan)
     encoding, memory = _encoding_seconds(encoder, plan, device, batch_size)
-    # On a CPU the readers and the encoder share the processors; an accelerator computes beside them.
-    each = arriving / workers + encoding if device == "cpu" else max(arriving / workers, encoding)
+    arriving /= workers * max(1, len(several))
+    # On a CPU the readers and the encoder share the processors; accelerators compute beside them, each by itself.
+    if device != "cpu":
+        encoding /= max(1, len(several))
+    each = arriving + encoding if device == "cpu" else max(arriving, encoding)
     stored = sum(len(rows) * _row_bytes(plan, encoder, family) for family, rows in plan.missing.items())
     return Forecast(
         **{
@@ -117,9 +151,15 @@ def _forecast(
             "device_bytes": predicted if memory is None else memory,
             "seconds": missing * each,
             "images_per_second": 1 / each,
-            "bottleneck": "encode" if encoding >= arriving / workers else "read",
+            "bottleneck": "encode" if encoding >= arriving else "read",
         }
     )
+
+
+def _kept_bytes(plan: Plan) -> int:
+    """What ``--pixels keep`` stores of the images that are to be computed."""
+    digests = [cast(bytes, plan.digests[row]) for row in plan.pending.tolist()]
+    return int((~kept_pixels_of(plan, digests).there).sum()) * 3 * plan.preprocess.crop**2
 
 
 def _row_bytes(plan: Plan, encoder: Encoder, family: str) -> int:
@@ -133,26 +173,24 @@ def _reading_seconds(plan: Plan) -> float:
     """Seconds of one processor to read, decode and preprocess one sample, on average."""
     import torch
 
-    paths = plan.dataset.samples["path"]
-    jobs = [
-        Job(plan.dataset.sample(row), paths.iloc[row], cast(bytes, plan.digests[row]), row)
-        for row in plan.pending.tolist()
-    ]
-    units = [list(run) for _, run in groupby(jobs, key=lambda job: job.unit)]
+    jobs = jobs_of(plan.dataset, plan.digests, plan.pending.tolist())
+    units = [list(run) for _, run in groupby(enumerate(jobs), key=lambda pair: pair[1].unit)]
     chosen = [units[place] for place in np.unique(np.linspace(0, len(units) - 1, _UNITS).round().astype(int))]
-    recipes = [Recipe(plan.preprocess)]
+    recipes = [Recipe(plan.preprocess, kept_pixels_of(plan, [job.digest for job in jobs]))]
     target = [Space(torch.empty(3, plan.preprocess.crop, plan.preprocess.crop))]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         # The first file pays for loading the decoder.
-        JobReader(recipes).read(chosen[0][0], 0, target, dict.fromkeys(("read", "decode", "preprocess"), 0.0))
+        JobReader(recipes).read(
+            chosen[0][0][1], chosen[0][0][0], target, dict.fromkeys(("read", "decode", "preprocess"), 0.0)
+        )
         reader = JobReader(recipes)
         seconds = dict.fromkeys(("read", "decode", "preprocess"), 0.0)
         begin, opened, prepared = time.perf_counter(), 0, 0
         for unit in chosen:
-            for job in unit[:2]:
-                reader.read(job, 0, target, seconds)
+            for number, job in unit[:2]:
+                reader.read(job, number, target, seconds)
                 prepared += 1
             opened += 1
             if time.perf_counter() - begin > _SECONDS:

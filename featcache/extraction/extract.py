@@ -12,11 +12,12 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.errors import ConfigurationError
 from featcache.extraction.compiling import checked_choice
 from featcache.extraction.computing import compute
-from featcache.extraction.devices import checked_precision
+from featcache.extraction.devices import checked_precision, keep_memory
 from featcache.extraction.masks import write_masks
 from featcache.extraction.outcome import ADVICE, Outcome
 from featcache.extraction.plan import (
     Plan,
+    checked_models,
     make_plan,
     portable_name,
     record_samples,
@@ -27,7 +28,6 @@ from featcache.extraction.plan import (
 from featcache.extraction.several_devices import extract_on_devices, listed_devices
 from featcache.extraction.sharding import Shard, checked_shard, rows_there, shard_notes
 from featcache.imaging import Preprocess
-from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress
 from featcache.store import (
     FeatureStore,
@@ -203,7 +203,9 @@ def extract_models(
         As :func:`extract`; before any image is read, if one of the models cannot be used.
     """
     begin = time.perf_counter()
-    _check_numbers(models, batch_size)
+    keep_memory()
+    if batch_size is not None and batch_size < 1:
+        raise ConfigurationError(f"batch size {batch_size} is not positive")
     checked_choice(compile)
     checked_precision(precision)
     tokens: dict[str, Any] = {"patches": patches, "layers": layers}
@@ -211,17 +213,11 @@ def extract_models(
     token_form(**tokens)
     if pixels not in ("drop", "keep"):
         raise ConfigurationError(f"pixels {pixels!r}", remedy="drop or keep.")
-    if weights is not None and len(models) > 1:
-        raise ConfigurationError("--weights with several models", remedy="Extract that model by itself.")
-    specs = [resolve_model(model) for model in models]
+    specs = checked_models(models, weights)
     if registry_name is None:
         registry_name = portable_name(dataset) if isinstance(dataset, str) else dataset.name
     shard = None if shard is None else checked_shard(shard)
-    several = listed_devices(devices)
-    if several and device != "auto":
-        raise ConfigurationError(
-            f"both device {device!r} and devices {devices!r} are given", remedy="Give one of them."
-        )
+    several = listed_devices(devices, device)
     device = several[0] if several else device
     folder = find_home(home)
     loaded = load_dataset(dataset, root=root, home=folder, **dataset_options) if isinstance(dataset, str) else dataset
@@ -303,13 +299,6 @@ def extract_models(
     return tuple(reports)
 
 
-def _check_numbers(models: Sequence[str], batch_size: int | None) -> None:
-    if batch_size is not None and batch_size < 1:
-        raise ConfigurationError(f"batch size {batch_size} is not positive")
-    if len(set(models)) < len(models) or not models:
-        raise ConfigurationError(f"the models are {', '.join(models) or 'none'}", remedy="Name each model once.")
-
-
 def _keep_masks(dataset: Dataset, home: Path, patches: bool, shard: Shard | None) -> tuple[str, ...]:
     """With patch tokens, the masks that heads are trained on; by the first shard for all. Says what there is to say."""
     if (
@@ -378,6 +367,11 @@ def _report(
     if outcome.constant:
         shown = ", ".join(outcome.constant[:3])
         notes.append(f"{len(outcome.constant)} images have no contrast (all pixels equal), for example {shown}.")
+    if outcome.decoded_anew:
+        notes.append(
+            f"The kept pixels of {outcome.decoded_anew} images are damaged; these were decoded anew. "
+            f"`featcache rm --dataset {plan.dataset.name} --model kept_pixels`, then --pixels keep, keeps them again."
+        )
     if outcome.halved:
         notes.append(
             f"The device's memory did not hold a batch: {outcome.batch_size} images a forward pass; "

@@ -32,6 +32,8 @@ class Outcome:
     """Samples that gave no features."""
     constant: list[str] = field(default_factory=list)
     """Ids of two-dimensional images without any contrast."""
+    decoded_anew: int = 0
+    """Images whose kept pixels are damaged."""
     seconds: float = 0.0
     """Wall time of the run."""
     busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))

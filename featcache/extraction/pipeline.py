@@ -226,6 +226,7 @@ class _Run:
             outcome = stream.outcome
             outcome.seconds = seconds
             outcome.bottleneck = slowest
+            outcome.workers = self._readers.workers
             outcome.halved = encoding.part is not None
             outcome.batch_size = encoding.part or self._readers.buffers.batch_size
             for stage in ("read", "decode", "preprocess"):

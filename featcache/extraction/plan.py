@@ -28,6 +28,7 @@ from featcache.models import (
     load_encoder,
     locate_weights,
     require_input_size,
+    resolve_model,
 )
 from featcache.records import Failure, Selector
 from featcache.store import (
@@ -51,6 +52,7 @@ from featcache.store import (
 __all__ = [
     "Plan",
     "SettledModel",
+    "checked_models",
     "forget_weights",
     "make_plan",
     "missing_rows",
@@ -130,6 +132,21 @@ class SettledModel:
     """Of the weights."""
     encoder: Encoder | None
     """Loaded already, if the digest had to be computed."""
+
+
+def checked_models(models: Sequence[str], weights: Path | str | None) -> list[ModelSpec]:
+    """The models of one call.
+
+    Raises
+    ------
+    ConfigurationError
+        For none, one that is named twice, an unknown one, or one file of weights for several.
+    """
+    if len(set(models)) < len(models) or not models:
+        raise ConfigurationError(f"the models are {', '.join(models) or 'none'}", remedy="Name each model once.")
+    if weights is not None and len(models) > 1:
+        raise ConfigurationError("--weights with several models", remedy="Extract that model by itself.")
+    return [resolve_model(model) for model in models]
 
 
 def settle_model(

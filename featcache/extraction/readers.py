@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import queue
@@ -20,11 +21,14 @@ from typing import Any
 
 from featcache.errors import FeatcacheError
 from featcache.extraction.buffers import Buffers, ring_depth
+from featcache.extraction.interrupts import held_back
 from featcache.extraction.jobs import Batch, Job, Unit
 from featcache.extraction.reading import NO_JOB, Answer, Reading, Recipe, Task, read_tasks
 from featcache.records import Failure
 
 __all__ = ["ReadBatch", "Readers"]
+
+_LOG = logging.getLogger(__name__)
 
 _OUTSTANDING = 2
 """Tasks of a process: the one that it works on, and the next."""
@@ -40,6 +44,9 @@ _IDLE = 5.0
 
 _ATTEMPTS = 2
 """Processes that may die of a file before it is left out."""
+
+_DYING = 10.0
+"""Seconds in which a process that is dead or was killed should be gone."""
 
 _STARTS = 5
 """Processes that may die one after the other without having read anything."""
@@ -121,7 +128,7 @@ class Readers:
         self._sizes = Counter(job.unit for job in jobs)
         self._owners: dict[Unit, int] = {}
         self._current = self._context.RawArray("d", 2 * self.workers)
-        self._processes: list[_Process] = []
+        self._processes: dict[int, _Process] = {}
         self._waiting: deque[tuple[int, Task]] = deque()
         self._readings: dict[int, dict[int, Reading]] = {}
         self._slots: dict[int, int] = {}
@@ -158,13 +165,13 @@ class Readers:
         self._wake()
 
     def _wake(self) -> None:
-        with self._pressing:
+        with self._pressing, contextlib.suppress(OSError):  # closed, after a second Ctrl-C
             self._button.send_bytes(b".")
 
     def _feed(self) -> None:
         """The feeding thread: starts the processes, hands out tasks, collects answers."""
         try:
-            self._processes = [self._start(number) for number in range(self.workers)]
+            self._start_all()
             issued = delivered = 0
             while delivered < len(self._batches) and not self._stopping:
                 while self._free and issued < len(self._batches):
@@ -178,12 +185,33 @@ class Readers:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for batches
             self._ready.put(error)
         finally:
-            for one in self._processes:
+            for one in self._processes.values():
                 one.process.kill()
-                one.process.join()
+            for one in self._processes.values():
+                one.process.join(_DYING)
                 one.connection.close()
 
-    def _start(self, number: int) -> _Process:
+    def _start_all(self) -> None:
+        for number in range(self.workers):
+            if not self._start(number):
+                self.workers = number
+                break
+
+    def _start(self, number: int) -> bool:
+        """Start a process; False if the system has no room for it, but there are others."""
+        try:
+            self._processes[number] = self._started(number)
+        except OSError as error:
+            if not self._processes:
+                raise FeatcacheError(
+                    f"no reading process can be started: {error.strerror or error}",
+                    remedy="The machine is out of memory or of processes. Nothing that was committed is lost.",
+                ) from error
+            _LOG.warning("reading goes on with %d processes: %s", len(self._processes), error.strerror or error)
+            return False
+        return True
+
+    def _started(self, number: int) -> _Process:
         ours, theirs = self._context.Pipe()
         self._current[2 * number] = NO_JOB
         process = self._context.Process(
@@ -193,8 +221,14 @@ class Readers:
             name=f"featcache-read-{number}",
             daemon=True,
         )
-        process.start()
-        theirs.close()
+        try:
+            with held_back(spawning=self._context.get_start_method() != "fork"):
+                process.start()
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         return _Process(number, process, ours)
 
     def _issue(self, number: int, slot: int) -> None:
@@ -214,7 +248,7 @@ class Readers:
 
     def _assign(self) -> None:
         """Give every process something to do; slices of a volume to the one that has it open."""
-        for one in self._processes:
+        for one in self._processes.values():
             kept: deque[tuple[int, Task]] = deque()
             while self._waiting and len(one.tasks) < _OUTSTANDING:
                 batch, task = self._waiting.popleft()
@@ -234,7 +268,7 @@ class Readers:
 
     def _listen(self) -> None:
         """Take answers, or notice who died, until something can go on."""
-        places: dict[Any, _Process] = {one.connection: one for one in self._processes}
+        places: dict[Any, _Process] = {one.connection: one for one in self._processes.values()}
         ready = wait([*places, self._bell], timeout=_IDLE)
         if self._bell in ready:
             self._bell.recv_bytes()
@@ -253,7 +287,10 @@ class Readers:
                 self.seconds[stage] += spent
             self._readings[batch].update(zip(task.numbers, answer.readings, strict=True))
         if not ready:
-            for one in list(self._processes):
+            for one in list(self._processes.values()):
+                if not one.process.is_alive():  # and somebody else holds its end of the connection
+                    self._replace(one, None)
+                    continue
                 began = self._current[2 * one.number + 1]
                 if self._current[2 * one.number] != NO_JOB and time.monotonic() - began > _PATIENCE:
                     one.process.kill()
@@ -261,7 +298,10 @@ class Readers:
 
     def _replace(self, one: _Process, why: str | None) -> None:
         """Start another process in place of one that died; what it had to do is done again."""
-        one.process.join()
+        one.process.join(_DYING)
+        if one.process.is_alive():
+            one.process.kill()
+            one.process.join(_DYING)
         one.connection.close()
         number = int(self._current[2 * one.number])
         if number == NO_JOB:
@@ -286,7 +326,9 @@ class Readers:
                     numbers, places = zip(*part, strict=True)
                     again.append((batch, Task(task.slot, numbers, places)))
         self._waiting.extendleft(reversed(again))
-        self._processes[one.number] = self._start(one.number)
+        del self._processes[one.number]
+        if not self._start(one.number):
+            self._owners = {unit: owner for unit, owner in self._owners.items() if owner != one.number}
 
     def _given_up(self, number: int, why: str) -> Reading:
         job = self._jobs[number]

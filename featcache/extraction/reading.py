@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -11,8 +12,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import ImageError
+from featcache.errors import ImageError, StoreError
 from featcache.extraction.buffers import Buffers
+from featcache.extraction.interrupts import let_through
 from featcache.extraction.jobs import Job, Unit
 from featcache.extraction.kept_pixels import KeptPixels, pixel_recipe
 from featcache.imaging import Preprocess, cropped, files_of, normalised, read, select
@@ -49,7 +51,9 @@ class Reading:
     constant: bool = False
     """A two-dimensional file all of whose pixels are equal: valid, and worth a warning."""
     kept: tuple[bool, ...] = ()
-    """By kind of input, whether its 8-bit pixels are in the buffers too."""
+    """By kind of input, whether its 8-bit pixels are in the buffers too; empty if it was not read at all."""
+    decoded_anew: bool = False
+    """Its kept pixels are damaged."""
 
 
 @dataclass(slots=True)
@@ -95,6 +99,8 @@ def read_tasks(
     # Ctrl-C reaches the whole group; the parent decides what happens. Its handlers are not for this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    let_through()
+    gc.freeze()  # the jobs are shared with the parent: looking for garbage among them would copy them
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     import torch
 
@@ -117,7 +123,10 @@ def read_tasks(
             return
         answer = Answer()
         for number, place in zip(task.numbers, task.places, strict=True):
-            current[2 * process], current[2 * process + 1] = number, time.monotonic()
+            if os.getppid() != parent:
+                return
+            # The time first: an old one beside a new number would look like a file that takes very long.
+            current[2 * process + 1], current[2 * process] = time.monotonic(), number
             targets = [
                 Space(kind[task.slot][place], None if own is None else own[task.slot][place])
                 for kind, own in zip(kinds, kept, strict=True)
@@ -162,6 +171,7 @@ class JobReader:
         self._recipes = recipes
         self._unit: Unit | None = None
         self._opened: tuple[Image, bytes] | Exception | None = None
+        self._damaged = False
         self._shared = [pixel_recipe(recipe.preprocess) for recipe in recipes]
 
     def read(self, job: Job, number: int, spaces: Sequence[Space], seconds: dict[str, float]) -> Reading:
@@ -172,6 +182,7 @@ class JobReader:
         failures: list[Failure | None] = []
         kept: list[bool] = []
         constant = False
+        self._damaged = False
         for kind, (recipe, space) in enumerate(zip(self._recipes, spaces, strict=True)):
             try:
                 pixels, equal = self._pixels(job, number, kind, seconds, decoded)
@@ -188,7 +199,7 @@ class JobReader:
                 constant |= equal
                 failures.append(None)
                 kept.append(handed)
-        return Reading(tuple(failures), constant, tuple(kept))
+        return Reading(tuple(failures), constant, tuple(kept), self._damaged)
 
     def _pixels(
         self,
@@ -205,7 +216,12 @@ class JobReader:
         import torch
 
         recipe, shared = self._recipes[kind], self._shared[kind]
-        found = None if recipe.kept is None else recipe.kept.get(number)
+        found = None
+        if recipe.kept is not None:
+            try:
+                found = recipe.kept.get(number)
+            except StoreError:  # said in the report: the image itself may be sound
+                self._damaged = True
         if found is not None:
             return torch.from_numpy(found), bool(found.min() == found.max())
         if shared not in decoded:
@@ -239,6 +255,9 @@ class JobReader:
 def _failure(job: Job, error: Exception) -> Failure:
     if isinstance(error, ImageError):
         return Failure(job.sample.id, job.relative_path, error.message, error.remedy or "")
+    if isinstance(error, MemoryError):
+        remedy = "Extract again with fewer --workers: each holds one decoded file and its copies."
+        return Failure(job.sample.id, job.relative_path, "there was not enough memory to decode it", remedy)
     reason = f"{type(error).__name__}: {error}"
     return Failure(job.sample.id, job.relative_path, reason, "Look at the file; if it opens, report this.")
 

@@ -8,9 +8,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -18,25 +17,28 @@ from typing import Any, cast
 
 from featcache.errors import ConfigurationError, FeatcacheError
 from featcache.extraction.devices import processors
+from featcache.extraction.interrupts import SIGNALS, held_back, let_through
 from featcache.extraction.sharding import PACKED_LATER, Shard
 from featcache.records import ExtractionReport, Progress
 
 __all__ = ["extract_on_devices", "listed_devices"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TOGETHER = 2.0
 """Seconds within which two interrupts are one."""
+
+_LOOK_AROUND = 2.0
+"""Seconds without a message after which the processes are looked at."""
 
 _AGAIN = "Run the same command again: it computes what is missing."
 
 
-def listed_devices(devices: str | Sequence[str] | None) -> list[str]:
+def listed_devices(devices: str | Sequence[str] | None, device: str = "auto") -> list[str]:
     """Devices as torch names them, from ``"0,1"``, ``"cpu,cpu"`` or a list; a number is a CUDA device.
 
     Raises
     ------
     ConfigurationError
-        If a name is empty.
+        If a name is empty, or one ``device`` is given as well.
 
     Examples
     --------
@@ -45,6 +47,10 @@ def listed_devices(devices: str | Sequence[str] | None) -> list[str]:
     """
     if devices is None:
         return []
+    if device != "auto":
+        raise ConfigurationError(
+            f"both device {device!r} and devices {devices!r} are given", remedy="Give one of them."
+        )
     names = [str(name).strip() for name in (devices.split(",") if isinstance(devices, str) else devices)]
     if not names or not all(names):
         raise ConfigurationError(f"devices {devices!r} name nothing", remedy="Write --devices 0,1 or cpu,cpu.")
@@ -144,6 +150,13 @@ class _Child:
             self.reports = message
         return True
 
+    def is_gone(self) -> bool:
+        """Whether it has ended and has no more to say, though a process that it started may hold its end."""
+        if self.process.is_alive() or self.connection.poll():
+            return False
+        self.connection.close()
+        return True
+
     def fate(self) -> str:
         """What became of a process without a report."""
         if self.error is not None:
@@ -161,46 +174,37 @@ def _start(device: str, part: Shard, arguments: Mapping[str, Any], count: int) -
     name = f"process {part[0]}/{part[1]} on {device}"
     own = {**arguments, "device": device, "shard": part}
     process = context.Process(target=_work, args=(sending, own, count), name=name)
-    with _signals_wait():
+    with held_back(spawning=True):
         process.start()
     sending.close()
     return _Child(name, process, receiving)
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Start a process to which an interrupt comes only once it can commit what it has."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # else the first start runs it, and lets the signals through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow(children: Sequence[_Child], total: int, progress: Callable[[Progress], None] | None) -> None:
     """Listen until all have ended."""
     open_ones = {child.connection: child for child in children}
     while open_ones:
-        for connection in wait(list(open_ones)):
+        ready = wait(list(open_ones), _LOOK_AROUND)
+        for connection in ready:
             child = open_ones[cast(Connection, connection)]
             before = child.latest
             if not child.receive():
                 del open_ones[cast(Connection, connection)]
             elif child.latest is not before and progress is not None:
                 progress(_summed([one.latest for one in children if one.latest is not None], total))
+        if not ready:
+            open_ones = {connection: child for connection, child in open_ones.items() if not child.is_gone()}
 
 
 def _summed(latest: Sequence[Progress], total: int) -> Progress:
+    at_work = [one for one in latest if one.done < one.total]
     return replace(
         latest[-1],
         done=sum(one.done for one in latest),
         total=max(total, sum(one.total for one in latest)),
         failed=sum(one.failed for one in latest),
-        images_per_second=sum(one.images_per_second for one in latest),
+        # Of those that still compute: what the others did brings the end no nearer.
+        images_per_second=sum(one.images_per_second for one in at_work or latest),
     )
 
 
@@ -211,8 +215,9 @@ def _stop(children: Sequence[_Child]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.process.pid, signal.SIGINT)
     for child in children:
-        while not child.connection.closed and child.receive():  # nobody waits for a full pipe
-            pass
+        while not child.connection.closed and not child.is_gone():  # nobody waits for a full pipe
+            if child.connection.poll(_LOOK_AROUND):
+                child.receive()
         child.process.join()
 
 
@@ -234,7 +239,8 @@ def _joined(reports: Sequence[ExtractionReport]) -> ExtractionReport:
     busy = {stage: sum(report.busy.get(stage, 0.0) for report in computing) / len(computing) for stage in stages}
     computed = sum(report.computed for report in reports)
     # Of the slowest: while it works, the others have ended or work as well.
-    seconds = max((report.computed / (report.images_per_second or 1.0) for report in computing), default=0.0)
+    computing.sort(key=lambda report: report.computed / (report.images_per_second or 1.0), reverse=True)
+    seconds = computing[0].computed / (computing[0].images_per_second or 1.0) if computing else 0.0
     failures = sorted((failure for report in reports for failure in report.failures), key=lambda failure: failure.id)
     return replace(
         (computing or reports)[0],
@@ -245,6 +251,7 @@ def _joined(reports: Sequence[ExtractionReport]) -> ExtractionReport:
         seconds=max(report.seconds for report in reports),
         images_per_second=computed / seconds if seconds else None,
         busy=busy,
+        workers=sum(report.workers or 0 for report in computing) or None,
         failures=tuple(failures),
         notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
     )
@@ -263,10 +270,9 @@ def _work(connection: Connection, arguments: dict[str, Any], count: int) -> None
         from featcache.extraction.extract import extract_models
 
         interrupt = _Interrupt()
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, interrupt)
-        if hasattr(signal, "pthread_sigmask"):  # only now: an import that is interrupted fails in odd ways
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        let_through()  # only now: an import that is interrupted fails in odd ways
         share = max(1, processors() // count)
         torch.set_num_threads(share)
         say(extract_models(**{**arguments, "workers": arguments.get("workers") or share}, progress=say))

@@ -13,14 +13,24 @@ from numpy.typing import NDArray
 
 from featcache.datasets import Dataset
 from featcache.errors import ConfigurationError
-from featcache.imaging import decoder_of
+from featcache.extraction.jobs import is_stacked
 from featcache.records import Selector
 from featcache.store import NO_ROW, FeatureStore, is_store, open_forms
 
 if TYPE_CHECKING:
     from featcache.extraction.plan import Plan
 
-__all__ = ["PACKED_LATER", "Shard", "checked_shard", "refuse_packed", "rows_there", "shard_notes", "shards_of_rows"]
+__all__ = [
+    "PACKED_LATER",
+    "Shard",
+    "checked_shard",
+    "first_rows",
+    "refuse_packed",
+    "rows_there",
+    "shard_notes",
+    "shards_of_rows",
+    "units_of_rows",
+]
 
 Shard = tuple[int, int]
 """(i, n): the i-th of n shards, counted from 1."""
@@ -85,9 +95,9 @@ def shards_of_rows(dataset: Dataset, digests: Sequence[bytes | None], count: int
     (n,) int64
         What is committed already does not matter, so that shards that start at different times agree.
     """
-    units = _units(dataset.samples["path"].tolist(), dataset.samples["selector"].tolist(), digests)
+    units = units_of_rows(dataset.samples["path"].tolist(), dataset.samples["selector"].tolist(), digests)
     # A duplicate weighs nothing: it costs no forward pass.
-    sizes = np.bincount(units[_first_rows(digests)], minlength=int(units.max(initial=-1)) + 1)
+    sizes = np.bincount(units[first_rows(digests)], minlength=int(units.max(initial=-1)) + 1)
     loads = [(0, number) for number in range(1, count + 1)]
     shard_of_unit = np.empty(len(sizes), np.int64)
     for unit in np.argsort(-sizes, kind="stable").tolist():
@@ -97,8 +107,8 @@ def shards_of_rows(dataset: Dataset, digests: Sequence[bytes | None], count: int
     return shard_of_unit[units]
 
 
-def _units(paths: Sequence[str], selectors: Sequence[str], digests: Sequence[bytes | None]) -> NDArray[np.int64]:
-    """A number for each row, equal for rows that stay together, in the order of first appearance."""
+def units_of_rows(paths: Sequence[str], selectors: Sequence[str], digests: Sequence[bytes | None]) -> NDArray[np.int64]:
+    """A number for each row, equal for rows that are decoded together, in the order of first appearance."""
     numbers: dict[tuple[str, str | None, int], int] = {}
     unit_of_digest: dict[bytes, int] = {}
     units = []
@@ -117,12 +127,12 @@ def _place(path: str, selector: str) -> tuple[str, str | None, int]:
     if '"series"' not in selector and ('"axis"' in selector or '"index"' not in selector):
         return path, None, 0  # without parsing it: there may be a million slices
     part = Selector.from_text(selector)
-    if part.axis is None and part.index is not None and decoder_of(path) in ("array", "matlab"):
-        return path, part.array, part.index // _RUN
+    if is_stacked(path, part):
+        return path, part.array, (part.index or 0) // _RUN
     return path, part.series, 0
 
 
-def _first_rows(digests: Sequence[bytes | None]) -> list[int]:
+def first_rows(digests: Sequence[bytes | None]) -> list[int]:
     """Rows that are not a repetition of an earlier one."""
     first: dict[bytes, int] = {}
     return [row for row, digest in enumerate(digests) if digest is None or first.setdefault(digest, row) == row]

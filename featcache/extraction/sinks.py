@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.extraction.encoding import Fetched, Held
-from featcache.extraction.jobs import Job, segments_of
+from featcache.extraction.jobs import Job, segments_of, volume_ends
 from featcache.extraction.outcome import Outcome
 from featcache.extraction.reading import Reading
 from featcache.extraction.token_coding import finite_when_read
 from featcache.records import Failure
-from featcache.store import SCALES, StoreWriter
+from featcache.store import SCALES, Segment, StoreWriter
 
 __all__ = ["Arrived", "Sink", "Target", "Writing"]
 
@@ -88,8 +87,8 @@ class Writing:
 
     @property
     def seconds(self) -> float:
-        """Time spent on checking, gathering and committing."""
-        return self._seconds + self._committing.seconds
+        """Time that the busier of the two threads worked."""
+        return max(self._seconds - self._committing.waited, self._committing.seconds)
 
     def put(self, arrived: Arrived) -> None:
         """Hand over a batch; waits while too many are waiting. Raises what writing an earlier one raised."""
@@ -138,10 +137,14 @@ class _Committing:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="featcache-write")
         self._flying: Future[None] | None = None
         self.seconds = 0.0
+        self.waited = 0.0
+        """By whoever hands over segments."""
 
     def submit(self, commit: Any) -> None:
         """Commit a segment after the one before; raises what that one raised."""
+        begin = time.perf_counter()
         self.wait()
+        self.waited += time.perf_counter() - begin
         self._flying = self._pool.submit(self._timed, commit)
 
     def wait(self) -> None:
@@ -163,7 +166,7 @@ class _Committing:
 def _usable(arrived: Arrived, jobs: Sequence[Job], features: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
     """Which images of a batch give rows; the others, and values that cannot be stored, become failures."""
     if arrived.keeping:
-        return np.array([reading.kept[arrived.kind] for reading in arrived.readings], bool)
+        return np.array([bool(reading.kept) and reading.kept[arrived.kind] for reading in arrived.readings], bool)
     dtype, outcome = arrived.sinks[0].dtype, arrived.outcome
     with np.errstate(over="ignore"):
         finite = [_finite(array) & _finite(array.astype(dtype)) for array in features.values()]
@@ -179,6 +182,7 @@ def _usable(arrived: Arrived, jobs: Sequence[Job], features: Mapping[str, NDArra
             usable[place] = False
         elif reading.constant:
             outcome.constant.append(job.sample.id)
+        outcome.decoded_anew += reading.decoded_anew
     outcome.computed += int(usable.sum())
     return usable
 
@@ -209,8 +213,9 @@ class Sink:
             name: (shapes[feature], np.dtype(target.writer.layout(name).dtype))
             for name, feature in target.features.items()
         }
-        self._number = 0
-        self._volumes: list[int] = []
+        self._ends = volume_ends([jobs[number] for number in sorted(target.jobs)])
+        self._begin = self._length = 0
+        self._unrecorded: list[Segment] = []
         self._next()
 
     @property
@@ -248,14 +253,16 @@ class Sink:
 
     def close(self, committing: _Committing) -> None:
         """Commit what there is of the last segment, but no part of a volume."""
-        whole = max((end for end in accumulate(self._volumes) if end <= len(self._ids)), default=0)
-        del self._ids[whole:]
+        ends = np.flatnonzero(self._ends[self._begin : self._begin + len(self._ids)])
+        del self._ids[int(ends[-1]) + 1 if len(ends) else 0 :]
         if self._ids:
             self._commit(committing)
+        committing.submit(self._discard)
 
     def _next(self) -> None:
-        self._number, self._volumes = next(self._segments, (0, []))
-        self._length = sum(self._volumes)
+        self._begin += self._length
+        self._number, volumes = next(self._segments, (0, []))
+        self._length = sum(volumes)
         self._ids: list[str] = []
         self._digests = np.zeros((self._length, 16), np.uint8)
         self._rows = {
@@ -264,8 +271,25 @@ class Sink:
         }
 
     def _commit(self, committing: _Committing) -> None:
-        """Hand over the rows there are; a segment without any is not written."""
+        """Hand over the rows there are."""
         count = len(self._ids)
-        if self._digests[:count].any():
-            rows = {name: array[:count] for name, array in self._rows.items()}
-            committing.submit(partial(self._writer.commit, self._number, self._digests[:count], self._ids, rows))
+        rows = {name: array[:count] for name, array in self._rows.items()}
+        segment = (self._number, self._digests[:count], self._ids, rows)
+        committing.submit(partial(self._write, segment, bool(self._ends[self._begin + count - 1])))
+
+    def _write(self, segment: tuple[int, NDArray[np.uint8], list[str], dict[str, Any]], whole: bool) -> None:
+        """Write a segment, unless it has no rows; record it when the volume at its end is ``whole``, with all of it."""
+        has_rows = segment[1].any()
+        if whole and not self._unrecorded:
+            if has_rows:
+                self._writer.commit(*segment)
+            return
+        if has_rows:
+            self._unrecorded.append(self._writer.write(*segment))
+        if whole and self._unrecorded:
+            self._writer.record(self._unrecorded)
+            self._unrecorded = []
+
+    def _discard(self) -> None:
+        """Remove what was written of a volume that did not become whole."""
+        self._writer.discard(self._unrecorded)

@@ -16,6 +16,7 @@ from featcache.imaging import Preprocess, files_of
 from featcache.models import resolve_model
 from featcache.records import ExtractionReport, Failure, Progress, Selector
 from featcache.store import (
+    KEPT_PIXELS,
     FeatureStore,
     Problem,
     StoreFormat,
@@ -182,6 +183,11 @@ def repair(
     else:
         drop_damage(store, problems)
         opened = FeatureStore(store)
+    if opened.key.model == KEPT_PIXELS:
+        raise ConfigurationError(
+            f"the damage in {store.name} is removed; its pixels are not made by themselves",
+            remedy="The next extraction with --pixels keep, of a model that has no features yet, keeps them again.",
+        )
     table = read_samples(store.parent)
     if table is None:
         raise DatasetError(

@@ -18,6 +18,7 @@ from featcache.store.masks import Masks, open_masks
 from featcache.store.removal import remove_store
 from featcache.store.repair import drop_damage
 from featcache.store.samples import SampleTable, read_samples, write_samples
+from featcache.store.segments import Segment
 from featcache.store.token_basis import read_basis
 from featcache.store.token_forms import BASIS, SCALES, TOKENS, TokenDtype, TokenForm, is_token_family
 from featcache.store.verify import Problem, verify_store
@@ -39,6 +40,7 @@ __all__ = [
     "ReadRows",
     "SCALES",
     "SampleTable",
+    "Segment",
     "StatIndex",
     "StoreFormat",
     "StoreWriter",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["sync_folder", "write_durably"]
+__all__ = ["sync_folder", "write_durably", "write_together"]
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
@@ -15,17 +16,30 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
     The partial file ends in ``.partial``; one that a crash leaves behind is never read and is overwritten
     by the next write of the same process or removed by the next writer of the store.
     """
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write several files as :func:`write_durably` does one: none is renamed before all are on disk.
+
+    Only a crash between two renames, which follow each other at once, leaves some of them out.
+    """
+    side = f".{socket.gethostname()}.{os.getpid()}.partial"
+    partials = {path.with_name(f".{path.name}{side}"): path for path in contents}
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        for partial, path in partials.items():
+            with partial.open("wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for partial, path in partials.items():
+            partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        for partial in partials:
+            partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    for folder in dict.fromkeys(path.parent for path in contents):
+        sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import StoreCorruptError
-from featcache.store.durable import write_durably
+from featcache.store.durable import write_together
 
 __all__ = [
     "Segment",
@@ -24,7 +24,7 @@ __all__ = [
     "segment_number",
     "segment_records",
     "serialize_segment",
-    "write_segment",
+    "write_segments",
 ]
 
 _REMEDY = "Run `featcache verify --repair`, or restore the file: its rows are then computed again."
@@ -61,9 +61,9 @@ def segment_number(record: Path) -> int:
     return int(record.stem.rsplit("-", 1)[1])
 
 
-def write_segment(store: Path, segment: Segment) -> None:
-    """Write a record durably: after this the segment's rows are committed."""
-    write_durably(record_file(store, segment.family, segment.number), serialize_segment(segment))
+def write_segments(store: Path, segments: Iterable[Segment]) -> None:
+    """Write records durably: after this the segments' rows are committed, those of all of them together."""
+    write_together({record_file(store, one.family, one.number): serialize_segment(one) for one in segments})
 
 
 def read_segments(store: Path) -> list[Segment]:

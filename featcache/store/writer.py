@@ -22,7 +22,7 @@ from featcache.store.durable import sync_folder, write_durably
 from featcache.store.keys import Key
 from featcache.store.lock import brief_lock, claim_shard, write_lock
 from featcache.store.manifest import Manifest, group_copy, read_manifest, write_manifest
-from featcache.store.segments import Segment, segment_number, segment_records, write_segment
+from featcache.store.segments import Segment, segment_number, segment_records, write_segments
 from featcache.store.token_basis import to_npy
 from featcache.store.token_forms import BASIS
 from featcache.store.zarr_backend import quarantine_document, quarantine_file, read_attributes, read_quarantine
@@ -247,7 +247,28 @@ class StoreWriter:
         ids: Sequence[str],
         features: Mapping[str, NDArray[Any]],
     ) -> None:
-        """Write one segment durably: its chunks, and last its record.
+        """Write one segment durably: its chunks, and last its record. Parameters as of :meth:`write`."""
+        self.record([self.write(number, digests, ids, features)])
+
+    def record(self, segments: Sequence[Segment]) -> None:
+        """Commit what was written: the rows of all these segments, of one volume for example, at once."""
+        with _explained(self.path):
+            write_segments(self.path, segments)
+
+    def discard(self, segments: Sequence[Segment]) -> None:
+        """Remove what was written and is not to be recorded; its numbers are not used again."""
+        for segment in segments:
+            for file in segment.files:
+                (self.path / file).unlink(missing_ok=True)
+
+    def write(
+        self,
+        number: int,
+        digests: NDArray[np.uint8],
+        ids: Sequence[str],
+        features: Mapping[str, NDArray[Any]],
+    ) -> Segment:
+        """Write the chunks of one segment durably; without a record (:meth:`record`) they hold no rows.
 
         Parameters
         ----------
@@ -259,6 +280,11 @@ class StoreWriter:
             The n ids, for information.
         features
             (n, *row shape) for each array, in the store's dtype; NaN in places without a row.
+
+        Returns
+        -------
+        Segment
+            To be recorded.
         """
         contents: dict[str, bytes | memoryview] = {
             "digests": encode_chunk(self._layouts["digests"], digests),
@@ -274,8 +300,8 @@ class StoreWriter:
                 write_durably(file, content)
                 sync_folder(self.path / name / "c")
                 files[file.relative_to(self.path).as_posix()] = hashlib.sha256(content).hexdigest()
-            metadata = metadata_digest(self._attributes, self._layouts.values())
-            write_segment(self.path, Segment(self.family, number, digests, files, metadata))
+        metadata = metadata_digest(self._attributes, self._layouts.values())
+        return Segment(self.family, number, digests, files, metadata)
 
 
 def first_free_segment(store: Path) -> int:

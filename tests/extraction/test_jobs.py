@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.extraction.jobs import Job, batches_of, segments_of
+from featcache.datasets import load_dataset
+from featcache.extraction.jobs import Job, batches_of, jobs_of, segments_of, volume_ends
 from featcache.records import Sample, Selector
 
 
@@ -71,3 +74,31 @@ def test_a_volume_that_fits_lies_in_one_segment(counts: list[int]) -> None:
 
 def test_single_files_fill_segments() -> None:
     assert [sum(files) for files in segments_of(jobs_of_ranks(list(range(150))), 64)] == [64, 64, 22]
+
+
+def test_jobs_are_made_of_the_tables_rows(tmp_path: Path) -> None:
+    """As :meth:`Dataset.sample` gives them one by one."""
+    for number in range(3):
+        voxels = np.zeros((4, 4, 5), np.int16)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / f"v{number}.nii.gz")
+    dataset = load_dataset("nifti", root=tmp_path)
+    digests = [bytes([row]) * 16 for row in range(15)]
+    found = jobs_of(dataset, digests, [3, 4, 11], ranks={3: 0, 4: 1, 11: 2})
+    for row, rank, job in zip([3, 4, 11], range(3), found, strict=True):
+        path = dataset.samples["path"].iloc[row]
+        assert job == Job(dataset.sample(row), path, digests[row], rank)
+    assert [job.rank for job in jobs_of(dataset, digests, [3, 4, 11])] == [3, 4, 11]
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_a_volume_is_whole_with_its_last_slice(counts: list[int]) -> None:
+    ends = volume_ends(slice_jobs(counts))
+    assert (np.flatnonzero(ends) + 1).tolist() == np.cumsum(counts).tolist()
+
+
+def test_pictures_and_huge_volumes_are_whole_one_by_one() -> None:
+    stack = [Job(Sample(str(n), Path("/a.npz"), Selector(index=n, array="x")), "", bytes(16), n) for n in range(9)]
+    assert volume_ends(stack).all()
+    assert volume_ends(jobs_of_ranks([0, 1, 5])).all()
+    assert volume_ends(slice_jobs([5000])).all()

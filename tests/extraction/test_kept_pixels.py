@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +104,32 @@ def test_kept_pixels_are_never_meant_where_no_model_is_named(image_folder: Write
     root = image_folder(1)
     report = featcache.extract(MODEL, "folder", root=root, pixels="keep", dataset_name="d", **SMALL)
     assert featcache.open("d").path == report.store
+
+
+def test_a_file_that_kills_its_reader_ends_no_run_that_keeps_pixels(
+    image_folder: WriteImages, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadly(path: Path, unit: Any) -> Any:
+        if path.parts[-2:] == ("dark", "002.png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(path, unit)
+
+    monkeypatch.setattr(reading, "read", deadly)
+    report = featcache.extract(MODEL, "folder", root=image_folder(3, splits=("train",)), pixels="keep", **SMALL)
+    assert (report.computed, [failure.path for failure in report.failures]) == (5, ["train/dark/002.png"])
+    assert len(featcache.open(kept_store(home)).digests) == 5
+
+
+def test_damaged_kept_pixels_are_decoded_anew(image_folder: WriteImages, home: Path, tmp_path: Path) -> None:
+    """The images are sound: nothing is quarantined, and the features are those of the files."""
+    root = image_folder(2)
+    direct = featcache.extract(LATER, "folder", root=root, home=tmp_path / "direct", **SMALL)
+    featcache.extract(MODEL, "folder", root=root, pixels="keep", **SMALL)
+    (chunk,) = (path for path in (kept_store(home) / "pixels" / "c").rglob("*") if path.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1  # of the first image
+    chunk.write_bytes(content)
+    later = featcache.extract(LATER, "folder", root=root, **SMALL)
+    assert (later.computed, later.failed) == (12, 0)
+    assert featcache.open(later.store)["cls"][:].tobytes() == featcache.open(direct.store)["cls"][:].tobytes()
+    assert any("kept pixels" in note for note in later.notes)

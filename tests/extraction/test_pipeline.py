@@ -217,6 +217,7 @@ def test_the_slow_stage_is_named_and_what_would_relieve_it(
     assert report.advice
     assert set(report.busy) == {"read", "decode", "preprocess", "transfer", "encode", "write"}
     assert report.busy[stage] == max(report.busy.values())
+    assert report.busy[stage] <= 1, "nobody's waiting counts as work"
 
 
 def test_a_forecast_says_what_the_run_then_does(image_folder: WriteImages, home: Path) -> None:
@@ -234,3 +235,30 @@ def test_a_forecast_says_what_the_run_then_does(image_folder: WriteImages, home:
         assert found.images_per_second is not None
     after = estimate(models, "folder", root=root, **SMALL)
     assert [(found.forward_passes, found.saved, found.seconds) for found in after] == [(0, 60, 0.0), (0, 60, 0.0)]
+
+
+def test_a_forecast_of_a_shard_is_of_its_rows_and_of_kept_pixels_what_they_take(image_folder: WriteImages) -> None:
+    options: dict[str, Any] = {"root": image_folder(10), "dataset_name": "d", **SMALL}
+    names = {"root", "image_size", "batch_size"}
+    own = {name: value for name, value in options.items() if name in names}
+    facts: dict[str, Any] = {**own, "dataset_options": {"dataset_name": "d"}}
+    models = ("efficientnet_lite0", "efficientnet_lite0_random")
+    for shard in ("1/3", "2/3"):
+        (before,) = estimate(["pixels"], "folder", shard=shard, **facts)
+        report = featcache.extract("pixels", "folder", shard=shard, **options)
+        assert (before.rows, before.forward_passes) == (report.rows, report.computed) == (20, 20)
+        (after,) = estimate(["pixels"], "folder", shard=shard, **facts)
+        assert (after.rows, after.forward_passes, after.saved) == (20, 0, 20)
+    (several,) = estimate(["pixels"], "folder", devices="cpu,cpu", **facts)
+    assert (several.device, several.forward_passes, several.saved) == ("cpu, cpu", 20, 40)
+    plain = estimate(models, "folder", **facts)
+    kept = estimate(models, "folder", pixels="keep", **facts)
+    more = [one.stored_bytes - other.stored_bytes for one, other in zip(kept, plain, strict=True)]
+    assert more == [60 * 3 * 64 * 64, 0], "both see the same pixels"
+    featcache.extract(models[0], "folder", pixels="keep", **options)
+    (later,) = estimate([models[1]], "folder", pixels="keep", **facts)
+    assert later.stored_bytes == plain[1].stored_bytes
+    with pytest.raises(ConfigurationError, match="pixels, pixels"):
+        estimate(["pixels", "pixels"], "folder", **facts)
+    with pytest.raises(ConfigurationError, match="no shard 0"):
+        estimate(["pixels"], "folder", shard="0/2", **facts)

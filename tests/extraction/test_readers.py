@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import select
 import signal
 from collections import Counter
 from pathlib import Path
@@ -39,6 +41,19 @@ def jobs(tmp_path: Path) -> list[Job]:
         Image.fromarray(pixels).save(path)
         digest = row_digest(content_digest([path]), "")
         found.append(Job(Sample(path.stem, path), path.name, digest, number))
+    return found
+
+
+def stacks(folder: Path) -> list[Job]:
+    """Three files of thirty small pictures each."""
+    found: list[Job] = []
+    for volume in range(3):
+        path = folder / f"{volume}.npy"
+        np.save(path, np.random.default_rng(volume).integers(0, 255, (30, 8, 8), np.uint8))
+        for index in range(30):
+            selector = Selector(frame=index)
+            digest = row_digest(content_digest([path]), selector.to_text())
+            found.append(Job(Sample(f"{volume}/{index}", path, selector), path.name, digest, len(found)))
     return found
 
 
@@ -155,16 +170,8 @@ def test_a_volume_is_decoded_once_however_many_batches_its_slices_fill(
         decoded.put(path.name)
         return read(path, unit)
 
-    jobs = []
-    for volume in range(3):
-        path = tmp_path / f"{volume}.npy"
-        np.save(path, np.random.default_rng(volume).integers(0, 255, (30, 8, 8), np.uint8))
-        for index in range(30):
-            selector = Selector(frame=index)
-            digest = row_digest(content_digest([path]), selector.to_text())
-            jobs.append(Job(Sample(f"{volume}/{index}", path, selector), path.name, digest, len(jobs)))
     monkeypatch.setattr(reading, "read", noted)
-    _, readings = collect(jobs, workers=2)
+    _, readings = collect(stacks(tmp_path), workers=2)
     assert not [found for batch in readings for found in batch if found.failures[0]]
     names = Counter()
     while not decoded.empty():
@@ -177,3 +184,89 @@ def test_leaving_early_leaves_no_process(jobs: list[Job]) -> None:
     with Readers(jobs, batches_of(jobs, 8), [Recipe(RECIPE)], batch_size=8, workers=2) as reader:
         next(iter(reader))
     assert len(multiprocessing.active_children()) == before
+
+
+def test_an_interrupt_that_comes_while_a_reader_starts_does_not_concern_it(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal sends it to all processes; the parent decides what happens."""
+    real = module.read_tasks
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        real(*arguments, **options)
+
+    monkeypatch.setattr(module, "read_tasks", interrupted)
+    _, readings = collect(jobs, workers=2)
+    assert not any(found.failures[0] for batch in readings for found in batch)
+
+
+def test_a_system_without_room_for_more_processes_reads_with_those_there_are(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Readers._started
+
+    def full(self: Readers, number: int) -> Any:
+        if len(self._processes) == most:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real(self, number)
+
+    monkeypatch.setattr(Readers, "_started", full)
+    most = 2
+    _, readings = collect(jobs, workers=4)
+    assert not any(found.failures[0] for batch in readings for found in batch)
+    most = 0
+    with pytest.raises(FeatcacheError, match="Resource temporarily unavailable"):
+        collect(jobs, workers=4)
+    assert not multiprocessing.active_children()
+
+
+def test_a_volume_whose_reader_died_and_cannot_be_replaced_is_read_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, starts = Readers._started, []
+
+    def once(self: Readers, number: int) -> Any:
+        starts.append(number)
+        if len(starts) > 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real(self, number)
+
+    def deadly_once(path: Path, unit: Selector) -> Any:
+        if path.name == "0.npy" and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os._exit(3)
+        return read(path, unit)
+
+    monkeypatch.setattr(Readers, "_started", once)
+    monkeypatch.setattr(reading, "read", deadly_once)
+    _, readings = collect(stacks(tmp_path), workers=2)
+    assert len(starts) == 3
+    assert not any(found.failures[0] for batch in readings for found in batch)
+
+
+def test_a_death_is_noticed_although_a_process_that_the_decoder_started_lives_on(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a process has inherited the reader's end of the connection, which therefore does not close."""
+    waits, ends = os.pipe()
+
+    def deadly(path: Path, unit: Selector) -> Any:
+        if path.stem == "05":
+            if os.fork() == 0:
+                os.close(ends)
+                select.select([waits], [], [])
+                os._exit(0)
+            os._exit(3)
+        return read(path, unit)
+
+    monkeypatch.setattr(reading, "read", deadly)
+    monkeypatch.setattr(module, "_IDLE", 0.2)
+    try:
+        _, readings = collect(jobs, workers=2)
+    finally:
+        os.close(ends)
+        os.close(waits)
+    failures = [found.failures[0] for batch in readings for found in batch]
+    assert [failure.id for failure in failures if failure] == ["05"]
+    assert "exit code 3" in failures[5].reason

@@ -12,7 +12,7 @@ import pytest
 
 import featcache
 from featcache.errors import ConfigurationError, FeatcacheError
-from featcache.extraction.several_devices import listed_devices
+from featcache.extraction.several_devices import _summed, listed_devices
 from featcache.records import Progress
 from featcache.store import FeatureStore, verify_store
 from tests.conftest import WriteImages
@@ -137,3 +137,41 @@ def test_an_interrupt_stops_all_and_keeps_what_was_committed(image_folder: Write
     report = featcache.extract("pixels", "folder", root=root, dataset_name="x")
     assert report.rows == 600
     assert verify_store(path) == []
+
+
+# As _KILLER, but at the first fsync, and after it has started a process that lives until the pipe is opened.
+_SURVIVED = """
+import multiprocessing, os
+original = os.fsync
+def fsync(descriptor):
+    if "process 2/2" in multiprocessing.current_process().name:
+        if os.fork() == 0:
+            open(os.environ["HELD_BY"]).read()
+            os._exit(0)
+        os.kill(os.getpid(), 9)
+    original(descriptor)
+os.fsync = fsync
+"""
+
+
+def test_a_death_is_noticed_although_a_process_that_it_started_lives_on(
+    image_folder: WriteImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that hangs in a file outlives the process of its device, and has inherited its connection."""
+    (tmp_path / "killer").mkdir()
+    (tmp_path / "killer" / "sitecustomize.py").write_text(_SURVIVED)
+    os.mkfifo(tmp_path / "held")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'killer'}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("HELD_BY", str(tmp_path / "held"))
+    try:
+        with pytest.raises(FeatcacheError, match="process 2/2 on cpu died of SIGKILL"):
+            featcache.extract("pixels", "folder", root=image_folder(4), dataset_name="x", devices="cpu,cpu")
+    finally:
+        (tmp_path / "held").write_text("go")
+
+
+def test_the_rate_of_a_process_that_has_finished_promises_nothing() -> None:
+    ended, working = Progress(50, 50, 1, 30.0, "read"), Progress(20, 50, 0, 5.0, "encode")
+    both = _summed([ended, working], 100)
+    assert (both.done, both.total, both.failed, both.images_per_second) == (70, 100, 1, 5.0)
+    assert _summed([ended, ended], 100).images_per_second == 60.0

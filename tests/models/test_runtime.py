@@ -181,3 +181,27 @@ def test_the_converter_reports_nothing_over_the_network() -> None:
     """Where openvino-telemetry is installed, it is not even loaded."""
     openvino_runtime._openvino()
     assert sys.modules["openvino_telemetry"] is None
+
+
+_RELEASED_ELSEWHERE = """
+import gc, signal, subprocess, threading
+import torch
+from featcache.models import load_model
+
+held = [load_model("efficientnet_lite0_random", image_size=64).to("cpu", "fp32", runtime="openvino")]
+held[0].encode(torch.rand(2, 3, 64, 64))
+release = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+release.start()
+release.join()
+handled = []
+signal.signal(signal.SIGCHLD, lambda *_: handled.append(True))
+subprocess.run(["true"], check=True)
+print("handled", len(handled))
+"""
+
+
+@needs_openvino
+def test_signals_are_handled_after_a_network_was_released_in_another_thread() -> None:
+    """OpenVINO then unmapped the stack on which the first thread runs its signal handlers."""
+    done = subprocess.run([sys.executable, "-c", _RELEASED_ELSEWHERE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled 1\n"), done.stderr
