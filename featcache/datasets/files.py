@@ -27,6 +27,8 @@ class Tree:
     """Names of links to folders, which are not followed: they may lead in circles or out of the root."""
     unprintable: int
     """Files that were left out because their names are no text."""
+    special: tuple[str, ...] = ()
+    """Pipes, sockets and devices, which are left out: to open one may wait for ever."""
 
     def ending(self, *extensions: str) -> list[str]:
         """Files with one of these extensions, in any case.
@@ -83,22 +85,44 @@ def walk(root: Path) -> Tree:
     """
     files: list[str] = []
     links: list[str] = []
+    special: list[str] = []
     unprintable = 0
-    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
-        kept = [name for name in subfolders if not name.startswith(".")]
-        linked = [name for name in kept if os.path.islink(f"{folder}/{name}")]  # noqa: PTH114 - a Path a folder is slow
-        links += linked
-        subfolders[:] = [name for name in kept if name not in linked]
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else f"{relative}/"
-        printable = names if "".join(names).isprintable() else [name for name in names if name.isprintable()]
-        unprintable += len(names) - len(printable)
-        files += [prefix + name for name in printable if name[0] != "."]
-    return Tree(root, tuple(sorted(files)), tuple(sorted(links)), unprintable)
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        for entry in _entries(f"{root}/{prefix}"):
+            name = entry.name
+            if name[0] == ".":
+                continue
+            if _is_folder(entry):
+                if entry.is_symlink():
+                    links.append(name)
+                else:
+                    waiting.append(f"{prefix}{name}/")
+            elif not name.isprintable():
+                unprintable += 1
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                files.append(prefix + name)
+            else:
+                special.append(prefix + name)
+    return Tree(root, tuple(sorted(files)), tuple(sorted(links)), unprintable, tuple(sorted(special)))
 
 
-def _refuse_unreadable(error: OSError) -> None:
-    raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError as error:
+        raise DatasetError(
+            f"a folder cannot be read: {folder.rstrip('/')}: {error.strerror}", remedy="Give this user access."
+        ) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points to itself: a file, which cannot be read
+        return False
 
 
 def left_out_notes(tree: Tree, *, foreign: int = 0, doubled: int = 0) -> tuple[str, ...]:
@@ -108,6 +132,8 @@ def left_out_notes(tree: Tree, *, foreign: int = 0, doubled: int = 0) -> tuple[s
         notes.append(f"{foreign} files are no images by their extension and were left out.")
     if tree.unprintable:
         notes.append(f"{tree.unprintable} files were left out: their names are not valid text; rename them.")
+    if tree.special:
+        notes.append(f"{len(tree.special)} pipes, sockets or devices were left out: {shown(tree.special)}.")
     if tree.links:
         notes.append(f"{len(tree.links)} links to folders were not followed; copy or mount what they point to.")
     if doubled:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 import numpy as np
 
@@ -209,6 +211,8 @@ def _stats(root: Path, paths: Iterable[str]) -> tuple[dict[str, tuple[int, int]]
     for path in dict.fromkeys(paths):
         try:
             status = os.stat(prefix + path)  # noqa: PTH116 - text is five times as fast as Path objects
+            if not (S_ISREG(status.st_mode) or S_ISDIR(status.st_mode)):
+                raise OSError(errno.EINVAL, "a pipe, socket or device, no file")  # to open it may wait for ever
             stats[path] = (status.st_size, status.st_mtime_ns)
         except OSError as error:
             failures[path] = error
