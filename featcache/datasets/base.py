@@ -85,6 +85,8 @@ class Dataset:
     """Files that the publisher's lists name and that are not there: their rows are not in ``samples``."""
     surplus: tuple[str, ...] = ()
     """Image files below the root that no list names."""
+    split_notes: tuple[str, ...] = ()
+    """Those of the notes that speak of this split: a split file replaces it and drops them."""
 
     def sample(self, row: int) -> Sample:
         """The sample in a row of ``samples``."""

@@ -94,6 +94,7 @@ def load(
         tasks=_tasks(samples, labels),
         split_origin=origin,
         notes=(*notes, *split_notes),
+        split_notes=split_notes,
     )
 
 

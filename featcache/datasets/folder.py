@@ -84,6 +84,7 @@ def load(root: Path, *, masks: str = "", mask_classes: Sequence[str] | str = (),
         if len(classes) > 1
         else ()
     )
+    split_notes = () if has_splits else (_split_note(split, seed),)
     return Dataset(
         name=generic_name(root),
         root=root,
@@ -91,10 +92,11 @@ def load(root: Path, *, masks: str = "", mask_classes: Sequence[str] | str = (),
         tasks=(*labels, mask_task(mask_classes)) if folder else labels,
         split_origin="folder" if has_splits else "none" if split.isna().all() else "seeded",
         notes=(
-            *(() if has_splits else (_split_note(split, seed),)),
+            *split_notes,
             *mask_notes,
             *left_out_notes(tree, foreign=len(tree.files) - len(images) - len(targets)),
         ),
+        split_notes=split_notes,
     )
 
 

@@ -64,7 +64,8 @@ def load_dataset(
     if split_file is not None:
         split, notes = split_from_file(dataset.samples, Path(split_file))
         samples = dataset.samples.assign(split=split)
-        dataset = replace(dataset, samples=samples, split_origin="file", notes=(*dataset.notes, *notes))
+        kept = tuple(note for note in dataset.notes if note not in dataset.split_notes)
+        dataset = replace(dataset, samples=samples, split_origin="file", notes=(*kept, *notes), split_notes=notes)
     note = _straddling_note(dataset, allow_patient_overlap)
     if note:
         dataset = replace(dataset, notes=(*dataset.notes, note))

@@ -103,6 +103,7 @@ def load(
             *left_out_notes(tree),
         ),
         surplus=tuple(orphans),
+        split_notes=notes,
     )
 
 

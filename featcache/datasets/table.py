@@ -101,13 +101,15 @@ def load(
                 f"table {file}: a label or kept column may not be called {column!r}", remedy="Rename it."
             )
         samples[column] = _clean(_column(frame, column, file))
+    split_notes = () if has_split else (_split_note(split, patient, seed),)
     return Dataset(
         name=generic_name(root),
         root=root,
         samples=samples,
         tasks=tasks,
         split_origin="table" if has_split else "none" if split.isna().all() else "seeded",
-        notes=(*(() if has_split else (_split_note(split, patient, seed),)), *mask_notes),
+        notes=(*split_notes, *mask_notes),
+        split_notes=split_notes,
     )
 
 

@@ -70,6 +70,15 @@ def test_files_that_are_missing_or_may_not_be_read_are_quarantined(pictures: Pat
     assert (report.rows, [failure.path for failure in report.failures]) == (5, ["a/gone.png"])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_that_a_table_names_is_quarantined_and_not_waited_for(pictures: Path) -> None:
+    os.mkfifo(pictures / "a" / "pipe.png")
+    write_lines(pictures / "t.csv", ["path,label", *(f"a/{number}.png,a" for number in range(5)), "a/pipe.png,b"])
+    report = extracted(pictures, "table")
+    assert (report.rows, [failure.path for failure in report.failures]) == (5, ["a/pipe.png"])
+    assert "pipe" in report.failures[0].reason
+
+
 def test_constant_pictures_are_embedded_with_a_warning_and_constant_slices_without(tmp_path: Path) -> None:
     for number in range(3):
         write_png(tmp_path / "p" / "a" / f"{number}.png", seed=number)

@@ -133,6 +133,15 @@ def test_links_in_circles_end(xrays: Path) -> None:
     assert check_dataset("nih", xrays, **nih.OPTIONS).missing == ()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_left_out_and_said(xrays: Path) -> None:
+    """To open one would wait until somebody writes to it."""
+    os.mkfifo(xrays / "images_001" / "images" / "00000001_000.PNG")
+    dataset = loaded(xrays)
+    assert len(dataset.samples) == 24
+    assert any("were left out: images_001/images/00000001_000.PNG" in note for note in dataset.notes)
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_folder_is_named(xrays: Path) -> None:
     folder = xrays / "images_002"
