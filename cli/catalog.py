@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import dataset_options, given, json_option
-from .render import print_json, print_notes, print_table
+from .render import explained, print_json, print_notes, print_table
 
 if TYPE_CHECKING:
     from featcache.datasets import DatasetReport
@@ -202,7 +202,7 @@ def _print_check(report: DatasetReport) -> None:
     if report.unused:
         click.echo(f"{report.unused} further files that no row refers to")
     for failure in report.unreadable[:20]:
-        click.echo(f"unreadable: {failure.path}: {failure.reason} {failure.remedy}")
+        click.echo(f"unreadable: {failure.path}: {explained(failure.reason, failure.remedy)}")
     print_notes(report.notes)
     click.echo("ok" if report.ok else "NOT ok")
 

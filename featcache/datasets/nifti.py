@@ -77,6 +77,8 @@ def load(
     names = [volume_name(path) for path in images]
     if len(set(names)) < len(names):
         names = [path[: path.rfind(volume_name(path))] + volume_name(path) for path in images]
+    if len(set(names)) < len(names):  # scan.nii beside scan.nii.gz
+        names = images
     volumes = [
         Volume(name, path, masks.get(_key(path)), patient=_patient(path) or name)
         for name, path in zip(names, images, strict=True)

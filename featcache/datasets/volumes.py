@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from featcache.records import Axis
 __all__ = ["VOLUME_EXTENSIONS", "Volume", "chosen_slices", "read_shape", "slice_table", "volume_name"]
 
 VOLUME_EXTENSIONS = (".nii.gz", ".nii")
+_DEFLATE_RATIO = 1032
+"""No deflate stream unpacks to more than this many times its size (258 bytes in two bits)."""
+
 _AXIS_OF: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
@@ -81,9 +85,23 @@ def _opened(path: Path) -> tuple[Any, NDArray[np.float64]]:
         order = nibabel.io_orientation(image.affine)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error, np.linalg.LinAlgError) as error:
         raise DatasetError(f"the header of {path} cannot be read ({error})", remedy="Copy the file again.") from error
+    _refuse_too_short(path, image)
     if np.isnan(order).any():
         raise DatasetError(f"the affine of {path} cannot be inverted", remedy="Write the file again with its geometry.")
     return image, order
+
+
+def _refuse_too_short(path: Path, image: Any) -> None:
+    """A header that promises more than the file can hold would give a row for every slice that is not there."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    promised = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
+    if min(image.shape) < 1 or promised > size * (_DEFLATE_RATIO if compressed else 1):
+        raise DatasetError(
+            f"{path} has {size:,} bytes, which cannot hold the {image.shape} voxels that its header promises",
+            remedy="Copy the file again.",
+        )
 
 
 def _mixed_case(path: Path) -> bool:

@@ -34,6 +34,8 @@ class Scan:
     """DICOM files that are no images (``RT dose``, ``report``, ``DICOMDIR`` …), and how many."""
     damaged: tuple[str, ...]
     """Files that should be DICOM and cannot be read, relative to the folder."""
+    links: int = 0
+    """Links to folders, which are not followed: they may lead in circles or out of the folder."""
 
 
 _State = tuple[int, int]
@@ -97,7 +99,8 @@ def scan_tree(folder: Path, *, apart: bool = False) -> Scan:
     left_out: Counter[str] = Counter()
     damaged: list[str] = []
     with _lock:
-        for place in _places(folder):
+        places = _Places(folder)
+        for place in places:
             content = _scan_once(place)
             found += content.series
             left_out.update(content.left_out)
@@ -108,7 +111,7 @@ def scan_tree(folder: Path, *, apart: bool = False) -> Scan:
             tops.setdefault("".join(below), []).append(series)
         found = [series for top in tops.values() for series in _put_together(top)]
         _complete.update(folder / top for top in tops)
-    return Scan(tuple(found), left_out, tuple(damaged))
+    return Scan(tuple(found), left_out, tuple(damaged), places.links)
 
 
 def find_series(folder: Path, uid: str) -> Series:
@@ -188,10 +191,18 @@ def load_series(files: Sequence[Path]) -> Image:
         return volume_of([values[index] for index in stack.order], stack, headers[0])
 
 
-def _places(folder: Path) -> Iterator[Path]:
-    for place, subfolders, _ in os.walk(folder, onerror=_refuse_unreadable):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield Path(place)
+class _Places:
+    """A folder and all below it; counts the links to folders, which are passed over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.links = 0
+
+    def __iter__(self) -> Iterator[Path]:
+        for place, subfolders, _ in os.walk(self.folder, onerror=_refuse_unreadable):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            self.links += sum((Path(place) / name).is_symlink() for name in subfolders)
+            yield Path(place)
 
 
 def _refuse_unreadable(error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import struct
 import zlib
@@ -15,6 +16,7 @@ from PIL import Image
 import featcache
 from featcache.datasets import load_dataset
 from featcache.errors import DatasetError
+from tests.datasets.miniatures import dicom
 from tests.datasets.miniatures.files import write_lines, write_png, write_volume
 
 
@@ -118,12 +120,71 @@ def test_bad_volumes_are_quarantined_by_name_and_the_others_embedded(tmp_path: P
     assert not any(str(tmp_path) in note for note in report.notes)
 
 
+@pytest.mark.parametrize("dimensions", [(30_000, 30_000, 30_000), (8, 7, 60), (-8, 7, 6), (0, 7, 6)])
+@pytest.mark.parametrize("name", ["odd.nii", "odd.nii.gz"])
+def test_a_header_that_promises_other_slices_gives_one_quarantined_row(
+    tmp_path: Path, name: str, dimensions: tuple[int, int, int]
+) -> None:
+    write_volume(tmp_path / "good.nii.gz")
+    write_volume(tmp_path / "odd.nii")
+    content = bytearray((tmp_path / "odd.nii").read_bytes())
+    content[42:48] = struct.pack("<hhh", *dimensions)  # dim[1..3] of the NIfTI-1 header
+    (tmp_path / "odd.nii").unlink()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    report = extracted(tmp_path, "nifti")
+    assert report.rows == 6
+    failed = [failure.path for failure in report.failures]
+    # Of a compressed file only a size beyond all compression is seen without unpacking it.
+    assert failed == [name] if not name.endswith(".gz") or dimensions != (8, 7, 60) else set(failed) == {name}
+
+
+def test_one_name_as_nii_and_as_nii_gz_is_two_volumes(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii", seed=1)
+    write_volume(tmp_path / "a.nii.gz", seed=2)
+    report = extracted(tmp_path, "nifti")
+    assert (report.rows, report.failed) == (12, 0)
+    assert set(featcache.open(report.store).samples["volume"]) == {"a.nii", "a.nii.gz"}
+
+
 @pytest.mark.parametrize("name", ["a.NII.GZ", "a.Nii.gz", "a.nii.Gz", "b.NII", "b.Nii"])
 def test_extensions_of_volumes_may_be_in_any_case(tmp_path: Path, name: str) -> None:
     write_volume(tmp_path / name.lower(), orientation="RAS")
     (tmp_path / name.lower()).rename(tmp_path / name)
     report = extracted(tmp_path, "nifti")
     assert (report.rows, report.failed) == (6, 0)
+
+
+def test_bad_dicom_files_are_quarantined_by_name_and_the_others_embedded(tmp_path: Path) -> None:
+    for patient in range(1, 7):
+        dicom.make_patient(tmp_path, patient)
+    good = (tmp_path / "case1" / "cr" / "IM0001").read_bytes()
+    before = extracted(tmp_path, "dicom", dataset_name="before")
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "half.DCM").write_bytes(good[: len(good) - 50])
+    (bad / "header.dcm").write_bytes(good[:200])
+    (bad / "empty.dcm").write_bytes(b"")
+    (bad / "page.dcm").write_bytes(b"<!DOCTYPE html>" * 50)
+    (bad / "gone.dcm").symlink_to(bad / "nowhere.dcm")
+    (bad / "itself.dcm").symlink_to(bad / "itself.dcm")
+    (bad / "circle").symlink_to(tmp_path)
+    (bad / "readme").symlink_to(bad / "nowhere")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(bad / "pipe.dcm")
+    report = extracted(tmp_path, "dicom", dataset_name="after")
+    assert report.rows == before.rows
+    names = {Path(failure.path).name for failure in report.failures}
+    assert names == {"half.DCM", "header.dcm", "empty.dcm", "page.dcm", "gone.dcm", "itself.dcm"}
+    assert all(failure.remedy for failure in report.failures)
+    assert any("1 links to folders were not followed" in note for note in report.notes)
+
+
+def test_a_series_with_a_gap_is_named_with_its_place(tmp_path: Path) -> None:
+    for number in (0, 1, 2, 5, 6):
+        place = tmp_path / "case2" / "ct" / f"{number}.dcm"
+        dicom.write_dicom(place, patient=2, series="1.2.3", number=number, modality="CT")
+    notes = load_dataset("dicom", root=tmp_path).notes
+    assert any("case2/ct/3 (" in note and "gap" in note.lower() for note in notes), notes
 
 
 def test_labels_of_another_size_and_unknown_volumes_are_said(tmp_path: Path) -> None:

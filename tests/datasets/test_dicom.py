@@ -87,7 +87,7 @@ def test_a_modality_that_is_no_code_is_not_kept(tmp_path: Path) -> None:
     odd = found("1.2.3", [(0.0, path, pydicom.dcmread(path))], modality="John Doe's scan", notes=("gap",))
     samples, notes = series_table(root, [odd])
     assert samples["modality"].isna().all()
-    assert notes == ("1 series have gaps, repeated slices, mixed orientations or a tilt.",)
+    assert notes == ("1 series are not as they should be: case1/cr/3 (gap).",)
 
 
 def test_slices_can_be_chosen(tmp_path: Path) -> None:
