@@ -15,7 +15,7 @@ import pandas as pd
 from featcache.datasets.base import Dataset
 from featcache.datasets.catalog import DATASETS
 from featcache.datasets.duplicates import same_files
-from featcache.datasets.files import walk
+from featcache.datasets.files import Tree, walk
 from featcache.datasets.loading import load_dataset
 from featcache.datasets.splits import SPLITS
 from featcache.datasets.volumes import VOLUME_EXTENSIONS, read_shape
@@ -120,8 +120,14 @@ def check_dataset(
     dataset = load_dataset(name, root=root, **{"allow_patient_overlap": True, **options})
     images = _distinct(dataset.samples["path"])
     masks = _distinct(*(dataset.samples[column] for column in _mask_columns(dataset)))
-    sizes, unused = _sizes(dataset.root, [*images, *(path for path in masks if path not in set(images))])
-    unreadable = _damaged(dataset.root, sizes)
+    tree = walk(dataset.root)
+    sizes, unused = _sizes(tree, [*images, *(path for path in masks if path not in set(images))])
+    unreadable = [
+        Failure(folder, folder, "the folder cannot be read", "Give this user access.")
+        for folder in tree.unreadable
+        if folder not in sizes
+    ]
+    unreadable += _damaged(dataset.root, sizes)
     duplicates = same_files(dataset.root, {path: sizes[path] for path in images if sizes.get(path)})
     decoded = 0
     if decode:
@@ -170,14 +176,13 @@ def _distinct(*columns: pd.Series[str]) -> list[str]:
     return list(found)
 
 
-def _sizes(root: Path, paths: list[str]) -> tuple[dict[str, int | None], int]:
+def _sizes(tree: Tree, paths: list[str]) -> tuple[dict[str, int | None], int]:
     """Size in bytes of each file that is there (None: a folder), and how many files like them no row refers to."""
-    tree = walk(root)
     there = set(tree.files)
     sizes: dict[str, int | None] = {}
     for path in paths:
         try:
-            place = root / path
+            place = tree.root / path
             sizes[path] = None if path not in there and place.is_dir() else place.stat().st_size
         except OSError:
             continue

@@ -116,7 +116,9 @@ def _scan_notes(scan: Scan) -> list[str]:
         left = sum(scan.left_out.values())
         notes.append(f"{left} DICOM files are no images and were left out: {_counted(scan.left_out)}.")
     if scan.damaged:
-        notes.append(f"{len(scan.damaged)} DICOM files are damaged: {shown(scan.damaged)}.")
+        notes.append(
+            f"{len(scan.damaged)} DICOM files or folders are damaged or cannot be read: {shown(scan.damaged)}."
+        )
     if scan.links:
         notes.append(f"{scan.links} links to folders were not followed; copy or mount what they point to.")
     captures = sum(series.secondary_captures for series in scan.series)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from featcache.errors import DatasetError
 
-__all__ = ["Tree", "base_names", "left_out_notes", "natural_key", "posix", "shown", "walk"]
+__all__ = ["Tree", "as_on_disk", "base_names", "left_out_notes", "natural_key", "posix", "shown", "walk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Tree:
     """Files that were left out because their names are no text."""
     special: tuple[str, ...] = ()
     """Pipes, sockets and devices, which are left out: to open one may wait for ever."""
+    unreadable: tuple[str, ...] = ()
+    """Folders below the root that may not be listed; what lies in them is not known."""
 
     def ending(self, *extensions: str) -> list[str]:
         """Files with one of these extensions, in any case.
@@ -81,16 +83,27 @@ def walk(root: Path) -> Tree:
     Raises
     ------
     DatasetError
-        If a folder cannot be read.
+        If the root itself cannot be read.
     """
     files: list[str] = []
     links: list[str] = []
     special: list[str] = []
+    unreadable: list[str] = []
     unprintable = 0
     waiting = [""]
     while waiting:
         prefix = waiting.pop()
-        for entry in _entries(f"{root}/{prefix}"):
+        try:
+            with os.scandir(f"{root}/{prefix}") as found:
+                entries = list(found)
+        except OSError as error:
+            if not prefix:
+                raise DatasetError(
+                    f"a folder cannot be read: {root}: {error.strerror}", remedy="Give this user access."
+                ) from error
+            unreadable.append(prefix.rstrip("/"))
+            continue
+        for entry in entries:
             name = entry.name
             if name[0] == ".":
                 continue
@@ -105,17 +118,14 @@ def walk(root: Path) -> Tree:
                 files.append(prefix + name)
             else:
                 special.append(prefix + name)
-    return Tree(root, tuple(sorted(files)), tuple(sorted(links)), unprintable, tuple(sorted(special)))
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as found:
-            return list(found)
-    except OSError as error:
-        raise DatasetError(
-            f"a folder cannot be read: {folder.rstrip('/')}: {error.strerror}", remedy="Give this user access."
-        ) from error
+    return Tree(
+        root,
+        tuple(sorted(files)),
+        tuple(sorted(links)),
+        unprintable,
+        special=tuple(sorted(special)),
+        unreadable=tuple(sorted(unreadable)),
+    )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -132,6 +142,11 @@ def left_out_notes(tree: Tree, *, foreign: int = 0, doubled: int = 0) -> tuple[s
         notes.append(f"{foreign} files are no images by their extension and were left out.")
     if tree.unprintable:
         notes.append(f"{tree.unprintable} files were left out: their names are not valid text; rename them.")
+    if tree.unreadable:
+        notes.append(
+            f"{len(tree.unreadable)} folders cannot be read, and what lies in them is left out: "
+            f"{shown(tree.unreadable)}; give this user access."
+        )
     if tree.special:
         notes.append(f"{len(tree.special)} pipes, sockets or devices were left out: {shown(tree.special)}.")
     if tree.links:
@@ -139,6 +154,52 @@ def left_out_notes(tree: Tree, *, foreign: int = 0, doubled: int = 0) -> tuple[s
     if doubled:
         notes.append(f"{doubled} images lie in more than one folder; the first in alphabetical order was taken.")
     return tuple(notes)
+
+
+def as_on_disk(root: Path, paths: pd.Series[str]) -> tuple[pd.Series[str], tuple[str, ...]]:
+    """Paths of a table in the letters of the file system: ``Images/A.png`` where ``images/a.PNG`` lies.
+
+    Each folder is listed once, no file is asked for. What is not there in any letters stays as it is.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    paths
+        (n,) relative paths with ``/``.
+
+    Returns
+    -------
+    places
+        (n,) as they lie below the root.
+    notes
+        How many differ from the table's.
+    """
+    listed: dict[str, tuple[frozenset[str], dict[str, str]]] = {}
+    known: dict[str, str] = {"": ""}
+
+    def place(path: str) -> str:
+        if path not in known:
+            folder, _, name = path.rpartition("/")
+            above = place(folder)
+            if above not in listed:
+                try:
+                    names = frozenset(os.listdir(f"{root}/{above}"))  # noqa: PTH208 - there may be many folders
+                except OSError:
+                    names = frozenset()  # what lies in it is quarantined with the reason
+                listed[above] = names, {}
+            names, lower = listed[above]
+            if name not in names and names and not lower:
+                lower.update({other.lower(): other for other in sorted(names, reverse=True)})
+            found = name if name in names else lower.get(name.lower(), name)
+            known[path] = f"{above}/{found}" if above else found
+        return known[path]
+
+    given = paths.tolist()
+    places = [place(path) for path in given]
+    count = sum(one != other for one, other in zip(given, places, strict=True))
+    said = (f"{count} paths of the table differ from those of the files in upper and lower case.",) if count else ()
+    return pd.Series(places, index=paths.index, dtype="str"), said
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:

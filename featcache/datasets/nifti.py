@@ -83,6 +83,7 @@ def load(
         Volume(name, path, masks.get(_key(path)), patient=_patient(path) or name)
         for name, path in zip(names, images, strict=True)
     ]
+    volumes += [Volume(folder, folder, patient=folder) for folder in tree.unreadable]
     facts = _facts(root, table, (*label_columns, *keep_columns), volumes)
     labels = tuple(label_columns) or (("label",) if "label" in facts else ())
     volumes, origin, notes = _with_split(volumes, facts, labels, seed)

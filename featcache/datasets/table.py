@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name, sample_table
+from featcache.datasets.files import as_on_disk, shown
 from featcache.datasets.label_files import read_table
 from featcache.datasets.masks import mask_task, with_masks
 from featcache.datasets.splits import normalized_split, seeded_split
@@ -72,6 +73,8 @@ def load(
     file = _find(root, table)
     frame = read_table(file)
     labels = tuple(label_columns) or (("label",) if "label" in frame.columns else ())
+    named = (path_column, id_column, split_column, patient_column, mask_column, *labels, *keep_columns)
+    frame, repeated = _without_repeats(frame, id_column or path_column, named, file)
     paths = relative_paths(_column(frame, path_column, file).astype("str"), root, file)
     patient = _optional(frame, patient_column, "patient", file)
     split = _optional(frame, split_column, "split", file)
@@ -84,7 +87,8 @@ def load(
     else:
         stratum = frame[labels[0]].astype("str") if len(labels) == 1 else missing.fillna("")
         split = seeded_split(stratum, patient, seed=seed)
-    samples = sample_table(ids, paths, split=split, patient=patient)
+    places, case_notes = as_on_disk(root, paths)
+    samples = sample_table(ids, places, split=split, patient=patient)
     reserved = {*SAMPLE_COLUMNS, "digest"}
     mask_notes: tuple[str, ...] = ()
     if mask_column is not None:
@@ -108,16 +112,35 @@ def load(
         samples=samples,
         tasks=tasks,
         split_origin="table" if has_split else "none" if split.isna().all() else "seeded",
-        notes=(*split_notes, *mask_notes),
+        notes=(*split_notes, *repeated, *case_notes, *mask_notes),
         split_notes=split_notes,
     )
+
+
+def _without_repeats(
+    frame: pd.DataFrame, key: str, named: Sequence[str | None], file: Path
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows without those that say the same again in all columns that are used."""
+    used = list(dict.fromkeys(name for name in named if name in frame.columns))
+    if key not in used or not frame[key].duplicated().any():
+        return frame, ()
+    again = frame[used].duplicated()
+    frame = frame[~again].reset_index(drop=True)
+    twice = frame[key][frame[key].duplicated() & frame[key].notna()].astype("str").unique().tolist()
+    if twice:
+        raise DatasetError(
+            f"table {file}: {len(twice)} values of {key!r} have several rows that differ: {shown(twice)}",
+            remedy="Keep one row for each, or name a column of unique ids with --id-column.",
+        )
+    count = int(again.sum())
+    return frame, (f"{count} rows of {file.name} are repeated and were dropped.",) if count else ()
 
 
 def _split_note(split: pd.Series[str], patient: pd.Series[str], seed: int) -> str:
     if split.isna().all():
         return "The table gives no split, and it has too few patients or images to make one."
-    by = "by patient" if patient.notna().any() else "by image (no patient ids), stratified,"
-    return f"The table gives no split: 60/20/20 {by} seed {seed}."
+    by = "by patient" if patient.notna().any() else "by image (no patient ids), stratified"
+    return f"The table gives no split: 60/20/20 {by}, seed {seed}."
 
 
 def _find(root: Path, table: Path | str | None) -> Path:
@@ -171,6 +194,11 @@ def relative_paths(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[s
         raise DatasetError(f"table {file}: {len(missing)} rows have no path, the first is row {missing[0] + 1}")
     relative = []
     for text in paths:
+        if os.name != "nt" and PureWindowsPath(text).is_absolute() and not text.startswith("/"):
+            raise DatasetError(
+                f"table {file}: {text!r} is a path of a Windows machine",
+                remedy=f"Write paths as they are below the root: what follows after {root.name}, the folder of --root.",
+            )
         path = Path(PureWindowsPath(text).as_posix()) if "\\" in text else Path(text)
         if path.is_absolute():
             path = path if path.is_relative_to(root) else Path(os.path.realpath(path))

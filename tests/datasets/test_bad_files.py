@@ -215,6 +215,25 @@ def test_an_unreadable_picture_is_quarantined(pictures: Path) -> None:
     assert (report.rows, [failure.path for failure in report.failures]) == (9, ["a/0.png"])
 
 
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["nifti", "dicom"])
+def test_an_unreadable_folder_is_quarantined_and_the_others_embedded(tmp_path: Path, name: str) -> None:
+    for number in range(3):
+        if name == "nifti":
+            write_volume(tmp_path / f"p{number}" / "scan.nii.gz", seed=number)
+        else:
+            dicom.make_patient(tmp_path, number + 2)
+    folder = sorted(tmp_path.iterdir())[0]
+    folder.chmod(0)
+    try:
+        report = extracted(tmp_path, name)
+    finally:
+        folder.chmod(0o755)
+    assert report.rows > 0
+    assert [failure.path for failure in report.failures] == [folder.name]
+    assert report.failures[0].remedy
+
+
 def test_the_good_pictures_are_what_they_were(pictures: Path) -> None:
     """The damage beside it does not change a row."""
     before = extracted(pictures, "folder")
