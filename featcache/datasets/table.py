@@ -14,6 +14,7 @@ from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name, sampl
 from featcache.datasets.files import as_on_disk, shown
 from featcache.datasets.label_files import read_table
 from featcache.datasets.masks import mask_task, with_masks
+from featcache.datasets.pages import with_pages
 from featcache.datasets.splits import normalized_split, seeded_split
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.records import Task
@@ -106,13 +107,14 @@ def load(
             )
         samples[column] = _clean(_column(frame, column, file))
     split_notes = () if has_split else (_split_note(split, patient, seed),)
+    samples, page_notes = with_pages(samples, root)
     return Dataset(
         name=generic_name(root),
         root=root,
         samples=samples,
         tasks=tasks,
         split_origin="table" if has_split else "none" if split.isna().all() else "seeded",
-        notes=(*split_notes, *repeated, *case_notes, *mask_notes),
+        notes=(*split_notes, *repeated, *case_notes, *page_notes, *mask_notes),
         split_notes=split_notes,
     )
 

@@ -104,7 +104,7 @@ def load_manifest(file: Path, *, root: Path | str | None = None) -> Dataset:
         given = samples[column].dropna().astype("str")
         samples[column] = relative_paths(given, folder, file).set_axis(given.index).reindex(samples.index)
     if masks and "mask_selector" not in samples:
-        samples["mask_selector"] = ""
+        samples["mask_selector"] = samples["selector"]  # a page of a TIFF has that page as its mask
     tasks = tuple(_completed(task, samples, file) for task in tasks)
     dataset = replace(
         dataset,

@@ -234,6 +234,39 @@ def test_an_unreadable_folder_is_quarantined_and_the_others_embedded(tmp_path: P
     assert report.failures[0].remedy
 
 
+def test_pages_of_a_tiff_are_rows_of_one_split_with_the_label_of_their_file(pictures: Path) -> None:
+    rng = np.random.default_rng(0)
+    stacks = {number: rng.integers(0, 256, (3, 12, 10), dtype=np.uint8) for number in range(5)}
+    for number, stack in stacks.items():
+        pages = [Image.fromarray(page) for page in stack]
+        pages[0].save(pictures / "a" / f"stack{number}.TIF", save_all=True, append_images=pages[1:])
+    (pictures / "b" / "half.tif").write_bytes((pictures / "a" / "stack0.TIF").read_bytes()[:100])
+    report = extracted(pictures, "folder")
+    assert (report.rows, [failure.path for failure in report.failures]) == (25, ["b/half.tif"])
+    store = featcache.open(report.store)
+    samples = store.samples
+    pages = samples[samples["volume"].notna()]
+    assert pages["id"].tolist()[:3] == ["a/stack0.TIF_000", "a/stack0.TIF_001", "a/stack0.TIF_002"]
+    assert (pages.groupby("volume")["split"].nunique() == 1).all()
+    assert set(pages["label"]) == {"a"}
+    Image.fromarray(stacks[3][2]).save(pictures / "b" / "same.png")
+    store = featcache.open(extracted(pictures, "folder").store)
+    rows = store.samples["id"].tolist()
+    np.testing.assert_array_equal(
+        store["cls"][:][rows.index("a/stack3.TIF_002")], store["cls"][:][rows.index("b/same.png")]
+    )
+
+
+def test_a_page_of_a_tiff_has_the_same_page_of_its_mask(tmp_path: Path) -> None:
+    for folder, levels in (("images/x", (10, 20)), ("masks/images/x", (0, 1))):
+        (tmp_path / folder).mkdir(parents=True)
+        pages = [Image.fromarray(np.full((12, 10), level, np.uint8)) for level in levels]
+        pages[0].save(tmp_path / folder / "scan.tif", save_all=True, append_images=pages[1:])
+    dataset = load_dataset("folder", root=tmp_path, masks="masks")
+    assert dataset.samples["selector"].tolist() == ['{"frame":0}', '{"frame":1}']
+    assert dataset.samples["mask_selector"].tolist() == dataset.samples["selector"].tolist()
+
+
 def test_the_good_pictures_are_what_they_were(pictures: Path) -> None:
     """The damage beside it does not change a row."""
     before = extracted(pictures, "folder")
