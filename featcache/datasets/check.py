@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pandas as pd
 
 from featcache.datasets.base import Dataset
 from featcache.datasets.catalog import DATASETS
-from featcache.datasets.duplicates import same_files
+from featcache.datasets.duplicates import merged, pixel_digest, same_files, same_pixels
 from featcache.datasets.files import Tree, walk
 from featcache.datasets.loading import load_dataset
 from featcache.datasets.splits import SPLITS
@@ -63,7 +64,7 @@ class DatasetReport:
     unreadable: tuple[Failure, ...]
     """Empty files and damaged headers; with ``decode`` all that cannot be decoded."""
     duplicates: tuple[tuple[str, ...], ...]
-    """Groups of image files with the same bytes."""
+    """Groups of image files with the same bytes; with ``decode`` also of those with the same pixels in other bytes."""
     duplicates_across_splits: tuple[tuple[str, ...], ...]
     """Those of them that are in more than one split."""
     overlap: Mapping[str, tuple[str, ...]]
@@ -138,7 +139,9 @@ def check_dataset(
             if sizes.get(path) and path not in known and decoder_of(path, unit)
         ]
         decoded = len({path for path, _ in units})
-        unreadable += _decode(dataset.root, units, workers or min(16, os.cpu_count() or 1), progress)
+        failures, pixels = _decode(dataset.root, units, workers or min(16, os.cpu_count() or 1), progress)
+        unreadable += failures
+        duplicates = merged(duplicates, same_pixels({path: pixels[path] for path in images if path in pixels}))
     expected = DATASETS[name].expected if plain and name in DATASETS else {}
     return DatasetReport(
         dataset=dataset.name,
@@ -226,25 +229,31 @@ def _decode(
     units: list[tuple[str, Selector]],
     workers: int,
     progress: Callable[[int, int], None] | None,
-) -> list[Failure]:
-    def failure_of(pair: tuple[str, Selector]) -> Failure | None:
+) -> tuple[list[Failure], dict[str, bytes]]:
+    """What cannot be decoded, and a digest of the pixels of each file that is decoded in one piece."""
+
+    def decoded(pair: tuple[str, Selector]) -> Failure | bytes:
         path, unit = pair
         try:
-            read(root / path, unit)
+            return pixel_digest(read(root / path, unit).array)
         except ImageError as error:
             return Failure(path, path, error.message, error.remedy or "")
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the check
             return Failure(path, path, f"{type(error).__name__}: {error}", "Look at the file.")
-        return None
 
-    found = []
+    found: list[Failure] = []
+    pixels: dict[str, bytes] = {}
+    pieces = Counter(path for path, _ in units)
     with ThreadPoolExecutor(workers, "featcache-check") as pool:
-        for done, failure in enumerate(pool.map(failure_of, units), start=1):
-            if failure is not None:
-                found.append(failure)
+        for done, outcome in enumerate(pool.map(decoded, units), start=1):
+            path = units[done - 1][0]
+            if isinstance(outcome, Failure):
+                found.append(outcome)
+            elif pieces[path] == 1:
+                pixels[path] = outcome
             if progress is not None:
                 progress(done, len(units))
-    return found
+    return found, pixels
 
 
 def _by_split(rows: pd.DataFrame) -> dict[str, int]:
