@@ -19,7 +19,7 @@ from featcache.datasets.duplicates import merged, pixel_digest, same_files, same
 from featcache.datasets.files import Tree, walk
 from featcache.datasets.loading import load_dataset
 from featcache.datasets.splits import SPLITS
-from featcache.datasets.volumes import VOLUME_EXTENSIONS, read_shape
+from featcache.datasets.volumes import ITK_EXTENSIONS, VOLUME_EXTENSIONS, read_shape
 from featcache.errors import DatasetError, ImageError
 from featcache.imaging import decoder_of, read, unit_of
 from featcache.records import Failure, Selector, Task
@@ -201,7 +201,7 @@ def _damaged(root: Path, sizes: Mapping[str, int | None]) -> list[Failure]:
     for path, size in sizes.items():
         if size == 0:
             found.append(Failure(path, path, "the file is empty (0 bytes)", "Copy it again from its source."))
-        elif path.lower().endswith(VOLUME_EXTENSIONS):
+        elif path.lower().endswith((*VOLUME_EXTENSIONS, *ITK_EXTENSIONS)):
             try:
                 read_shape(root / path)
             except DatasetError as error:

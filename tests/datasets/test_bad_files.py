@@ -138,6 +138,52 @@ def test_a_header_that_promises_other_slices_gives_one_quarantined_row(
     assert failed == [name] if not name.endswith(".gz") or dimensions != (8, 7, 60) else set(failed) == {name}
 
 
+sitk = pytest.importorskip("SimpleITK")
+
+
+def without_notes(path: Path) -> sitk.Image:
+    """A volume without the fields of its NIfTI header, of which ITK would warn."""
+    volume = sitk.ReadImage(str(path))
+    for key in volume.GetMetaDataKeys():
+        volume.EraseMetaData(key)
+    return volume
+
+
+def test_metaimage_and_nrrd_volumes_and_their_labels_are_slices_like_those_of_nifti(tmp_path: Path) -> None:
+    write_volume(tmp_path / "n" / "images" / "a.nii.gz", (8, 7, 6), orientation="RAS")
+    write_volume(tmp_path / "n" / "labels" / "a.nii.gz", (8, 7, 6), values=2, orientation="RAS")
+    for folder in ("images", "labels"):
+        volume = without_notes(tmp_path / "n" / folder / "a.nii.gz")
+        for ending in ("mha", "MHD", "nrrd"):
+            (tmp_path / ending / folder).mkdir(parents=True)
+            sitk.WriteImage(volume, str(tmp_path / ending / folder / f"a.{ending.lower()}"))
+    file = tmp_path / "MHD" / "images" / "a.mhd"
+    file.rename(file.with_suffix(".MHD"))
+    expected = featcache.open(extracted(tmp_path / "n", "nifti", slices="foreground").store)
+    assert expected.samples["index"].tolist() == [1, 2, 4]
+    for ending in ("mha", "MHD", "nrrd"):
+        report = extracted(tmp_path / ending, "nifti", slices="foreground")
+        assert (report.rows, report.failed) == (3, 0), report.failures
+        found = featcache.open(report.store)
+        assert found.samples["mask"].notna().all()
+        np.testing.assert_array_equal(found["cls"][:], expected["cls"][:])
+
+
+@pytest.mark.parametrize("target", ["/etc/hostname", "../../secret.raw", "gone.raw"])
+def test_a_header_that_names_other_files_as_its_voxels_is_quarantined(tmp_path: Path, target: str) -> None:
+    write_volume(tmp_path / "good.nii")
+    sitk.WriteImage(without_notes(tmp_path / "good.nii"), str(tmp_path / "bad.mhd"))
+    header = (tmp_path / "bad.mhd").read_text()
+    (tmp_path / "bad.mhd").write_text(header.replace("bad.raw", target))
+    sitk.WriteImage(without_notes(tmp_path / "good.nii"), str(tmp_path / "odd.nrrd"))
+    content = (tmp_path / "odd.nrrd").read_bytes().replace(b"\n\n", f"\ndata file: {target}\n\n".encode(), 1)
+    (tmp_path / "odd.nrrd").write_bytes(content)
+    report = extracted(tmp_path, "nifti")
+    assert report.rows == 6
+    assert {failure.path for failure in report.failures} == {"bad.mhd", "odd.nrrd"}
+    assert all(failure.remedy for failure in report.failures)
+
+
 def test_one_name_as_nii_and_as_nii_gz_is_two_volumes(tmp_path: Path) -> None:
     write_volume(tmp_path / "a.nii", seed=1)
     write_volume(tmp_path / "a.nii.gz", seed=2)
