@@ -170,7 +170,7 @@ def _column(frame: pd.DataFrame, name: str, file: Path) -> pd.Series[str]:
         )
     column = frame[name]
     if name not in frame or column.isna().all():
-        raise DatasetError(f"table {file}: column {name!r} has no values")
+        raise DatasetError(f"table {file}: column {name!r} has no values", remedy="Fill it, or name another.")
     return column
 
 
@@ -193,7 +193,10 @@ def relative_paths(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[s
     """
     missing = np.flatnonzero(paths.isna().to_numpy() | (paths == "nan").to_numpy())
     if len(missing):
-        raise DatasetError(f"table {file}: {len(missing)} rows have no path, the first is row {missing[0] + 1}")
+        raise DatasetError(
+            f"table {file}: {len(missing)} rows have no path, the first is row {missing[0] + 1}",
+            remedy="Fill them in, or delete those rows.",
+        )
     relative = []
     for text in paths:
         if os.name != "nt" and PureWindowsPath(text).is_absolute() and not text.startswith("/"):
@@ -211,7 +214,10 @@ def relative_paths(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[s
                 )
             path = path.relative_to(root)
         if ".." in path.parts:
-            raise DatasetError(f"table {file}: {text!r} leads out of the root {root}")
+            raise DatasetError(
+                f"table {file}: {text!r} leads out of the root {root}",
+                remedy="Pass the folder that holds all images as --root.",
+            )
         relative.append(path.as_posix())
     return pd.Series(relative, dtype="str")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 
 import pytest
 
+import featcache
 from featcache.datasets import check_dataset, load_dataset
 from featcache.datasets.files import walk
 from featcache.datasets.label_files import read_list, read_table
@@ -232,3 +234,19 @@ def test_a_table_that_is_none_is_explained(tmp_path: Path, content: bytes) -> No
 def test_a_missing_list_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"list\.txt cannot be read"):
         read_list(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("part", ["datasets", "imaging"])
+def test_every_error_of_the_readers_says_what_to_do(part: str) -> None:
+    """Read from the source: an error without a remedy leaves a newcomer alone with it."""
+    kinds = {"DatasetError", "ImageError", "ConfigurationError", "MissingDependencyError"}
+    raised = [
+        (file.name, node.exc)
+        for file in (Path(featcache.__file__).parent / part).glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    ]
+    own = [(name, call) for name, call in raised if isinstance(call.func, ast.Name) and call.func.id in kinds]
+    assert len(own) > 30
+    bare = [f"{name}:{call.lineno}" for name, call in own if not any(word.arg == "remedy" for word in call.keywords)]
+    assert bare == []
