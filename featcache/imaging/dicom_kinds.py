@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
-__all__ = ["is_picture", "is_secondary_capture", "no_image"]
+__all__ = ["is_secondary_capture", "no_image"]
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _CLASSES = {
@@ -74,12 +73,6 @@ def no_image(header: Dataset) -> str | None:
     if found is None and not (header.get("BitsAllocated") and header.get("Rows")):
         return "no pixels"
     return found
-
-
-def is_picture(header: Dataset) -> bool:
-    """Whether the SOP class says that there are pixels, or nothing says what it is."""
-    uid = _class(header)
-    return not uid or "Image Storage" in UID(uid).name
 
 
 def is_secondary_capture(header: Dataset) -> bool:
