@@ -8,7 +8,19 @@ What featcache does besides (checksums, minimum and maximum, canonical orientati
     python benchmarks/decode.py --repeats 5
 
 The pictures are made here: smooth noise with grain, 8 or 12 bits deep, which compresses about as an X-ray does.
-pydicom's default for a syntax is the first of its plugins that is installed; each of them has its row.
+
+pydicom's default for a syntax is the first of its plugins whose package is installed: for JPEG-LS it asks gdcm,
+pylibjpeg, pyjpegls, for JPEG lossless gdcm, pylibjpeg. So it depends on what a user installed beside pydicom:
+
+    pip install pydicom "pylibjpeg[all]"               pylibjpeg, whose decoder is pylibjpeg-libjpeg (GPL)
+    pip install pydicom python-gdcm                    gdcm, also beside pylibjpeg[all]
+    pip install pydicom pyjpegls                       pyjpegls for JPEG-LS, none for JPEG lossless
+
+Each that is installed has its row, which says for which of these it is the default. pylibjpeg-libjpeg is no requirement
+of this project; to time it in the same run without installing it:
+
+    pip install --no-deps --target peers pylibjpeg-libjpeg
+    PYTHONPATH=peers python benchmarks/decode.py
 """
 
 from __future__ import annotations
@@ -41,6 +53,11 @@ from featcache.imaging import png, read
 
 Array = np.ndarray[Any, Any]
 Peers = dict[str, Callable[[], Array]]
+SYNTAXES = {
+    "DICOM JPEG-LS, 2048 x 2048, 12 bit in 16": JPEGLSLossless,
+    "DICOM JPEG lossless, 2048 x 2048, 12 bit in 16": JPEGLosslessSV1,
+}
+FILES = dict(zip(SYNTAXES, ("ls.dcm", "ll.dcm"), strict=True))
 
 
 def main() -> None:
@@ -52,7 +69,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     png.WORTH_PIXELS = 0  # the compiled loop from the first image on
     print(f"{platform.processor() or platform.machine()}, one core; medians of {options.repeats} alternated repeats\n")
-    print(f"{'':34}{'per second':>12}{'of the peer':>14}")
+    print(f"{'':48}{'per second':>12}{'of the peer':>14}")
     with tempfile.TemporaryDirectory() as folder:
         for title, peers, exact in cases(Path(folder)):
             table(title, peers, options.repeats, exact=exact)
@@ -73,8 +90,7 @@ def cases(folder: Path) -> list[tuple[str, Peers, bool]]:
             {"featcache": lambda: read(folder / "grey.png").array, "Pillow": lambda: pillow(folder / "grey.png")},
             True,
         ),
-        ("DICOM JPEG-LS, 2048 x 2048, 12 bit", dicom_peers(folder / "ls.dcm", JPEGLSLossless), True),
-        ("DICOM JPEG lossless, 2048 x 2048, 12 bit", dicom_peers(folder / "ll.dcm", JPEGLosslessSV1), True),
+        *((title, dicom_peers(folder / FILES[title], syntax), True) for title, syntax in SYNTAXES.items()),
         (
             ".nii.gz, 256 x 256 x 150, int16",
             {
@@ -91,11 +107,28 @@ def cases(folder: Path) -> list[tuple[str, Peers, bool]]:
 
 def dicom_peers(path: Path, syntax: str) -> Peers:
     peers: Peers = {"featcache": lambda: read(path).array}
-    for plugin in get_decoder(syntax).available_plugins:
-        peers[f"pydicom ({plugin})"] = lambda plugin=plugin: with_plugin(path, plugin)  # type: ignore[misc]
-    default = next(iter(get_decoder(syntax)._available))
-    order = sorted(peers, key=lambda name: (name != "featcache", name != f"pydicom ({default})"))
-    return {name: peers[name] for name in order}
+    for plugin, where in PACKAGES.items():
+        if plugin in get_decoder(syntax).available_plugins:
+            peers[f"pydicom, {plugin}: {where}"] = (  # type: ignore[misc]
+                lambda plugin=plugin: with_plugin(path, plugin)
+            )
+    return peers
+
+
+PACKAGES = {
+    "pylibjpeg": "default with pylibjpeg[all]",
+    "gdcm": "default with python-gdcm",
+    "pyjpegls": "default with pyjpegls alone",
+}
+"""pydicom's plugins for JPEG-LS and JPEG lossless, and beside which packages each is the one that it takes."""
+
+
+def default_here(syntax: str) -> str:
+    """What ``pixel_array`` takes in this environment, and what is not timed because it is not installed."""
+    decoder = get_decoder(syntax)
+    absent = [name for name in PACKAGES if name in decoder._unavailable]
+    missing = f"; not installed here, so not timed: {', '.join(absent)}" if absent else ""
+    return f"  pydicom's default in this environment: {next(iter(decoder._available), 'none')}{missing}"
 
 
 def with_plugin(path: Path, plugin: str) -> Array:
@@ -143,7 +176,9 @@ def table(title: str, peers: Peers, repeats: int, *, exact: bool) -> None:
     ours = next(iter(medians.values()))
     for name, median in medians.items():
         ratio = "" if median == ours else f"{median / ours:13.2f}x"
-        print(f"  {name:32}{1 / median:12.1f}{ratio}")
+        print(f"  {name:46}{1 / median:12.1f}{ratio}")
+    if title in SYNTAXES:
+        print(default_here(SYNTAXES[title]))
     print()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import dataset_options, given, json_option
-from .render import print_json, print_notes, print_table
+from .render import explained, print_json, print_notes, print_table
 
 if TYPE_CHECKING:
     from featcache.datasets import DatasetReport
@@ -149,12 +149,12 @@ def datasets(context: click.Context, as_json: bool) -> None:
         return
     from featcache.datasets import DATASETS
 
-    rows = [{**asdict(row), "found": _found(row.name)} for row in DATASETS]
+    rows = [{**asdict(row), **_state(row.name)} for row in DATASETS]
     if as_json:
         print_json({"datasets": rows})
         return
     shown = [{**row, "task_types": ", ".join(row["task_types"])} for row in rows]
-    print_table(shown, ["name", "modality", "task_types", "found", "summary"])
+    print_table(shown, ["name", "modality", "task_types", "state", "found", "summary"])
     for row in rows:
         click.echo(f"{row['name']} expects: {row['layout']}")
 
@@ -202,21 +202,24 @@ def _print_check(report: DatasetReport) -> None:
     if report.unused:
         click.echo(f"{report.unused} further files that no row refers to")
     for failure in report.unreadable[:20]:
-        click.echo(f"unreadable: {failure.path}: {failure.reason} {failure.remedy}")
+        click.echo(f"unreadable: {failure.path}: {explained(failure.reason, failure.remedy)}")
     print_notes(report.notes)
     click.echo("ok" if report.ok else "NOT ok")
 
 
-def _found(name: str) -> str | None:
-    """Where a dataset's files are; None if they are not found without ``--root``."""
+def _state(name: str) -> dict[str, str | None]:
+    """Where a dataset's files are; whether anything is there: ``here``, ``empty``, ``unreadable``, ``not found``."""
     from featcache.datasets import DATASETS, dataset_root, load_dataset
     from featcache.errors import FeatcacheError
 
     try:
-        root = dataset_root(DATASETS[name])
-        return str(root if root is not None else load_dataset(name).root)
+        root = dataset_root(DATASETS[name]) or load_dataset(name).root
     except FeatcacheError:
-        return None
+        return {"found": None, "state": "not found"}
+    try:
+        return {"found": str(root), "state": "here" if any(root.iterdir()) else "empty"}
+    except OSError:
+        return {"found": str(root), "state": "unreadable"}
 
 
 def _millions(count: int | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import dataset_options, extraction_options, given, home_option, json_option, model_option, models_option
-from .render import duration, print_json, print_notes, progress_bar
+from .render import duration, explained, print_json, print_notes, progress_bar
 
 if TYPE_CHECKING:
     pass
@@ -88,7 +88,7 @@ def _print_report(report: ExtractionReport) -> None:
     click.echo(f"store: {report.store}")
     print_notes(report.notes)
     for failure in report.failures[:20]:
-        click.echo(f"quarantined: {failure.path} ({failure.id}): {failure.reason} {failure.remedy}", err=True)
+        click.echo(f"quarantined: {failure.path} ({failure.id}): {explained(failure.reason, failure.remedy)}", err=True)
     if len(report.failures) > 20:
         click.echo(f"and {len(report.failures) - 20} more: `featcache info` lists them all", err=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .options import dataset_options, given, home_option, json_option
-from .render import print_json
+from .render import explained, print_json
 
 
 @click.command()
@@ -55,6 +55,8 @@ def preview(dataset: str, out: Path | None, as_json: bool, **options: Any) -> No
     else:
         click.echo(f"{path}: {len(seen.tiles)} samples of {seen.dataset}")
     for failure in failures:
-        click.echo(f"cannot be used: {failure.path} ({failure.id}): {failure.reason} {failure.remedy}", err=True)
+        click.echo(
+            f"cannot be used: {failure.path} ({failure.id}): {explained(failure.reason, failure.remedy)}", err=True
+        )
     if failures:
         raise click.exceptions.Exit(2)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "duration",
     "estimate",
+    "explained",
     "number",
     "print_json",
     "print_notes",
@@ -51,6 +52,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object; NaN becomes null, paths become text."""
     click.echo(json.dumps(_plain(value), indent=1, ensure_ascii=False))
+
+
+def explained(reason: str, remedy: str) -> str:
+    """Why something cannot be used and what to do, as two sentences."""
+    end = "" if not remedy or reason.endswith((".", "!", "?")) else "."
+    return f"{reason}{end} {remedy}".rstrip()
 
 
 def print_notes(notes: Sequence[str]) -> None:

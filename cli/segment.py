@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import NumberList, chosen_store, dataset_options, given, home_option, json_option, store_options
-from .render import estimate, number, print_json, print_notes, print_table, result_dict
+from .render import estimate, explained, number, print_json, print_notes, print_table, result_dict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,7 +206,7 @@ def masks(dataset: str, task: str | None, root: Path | None, home: Path | None, 
             print_notes(report.notes)
     failures = [failure for report in reports for failure in report.failures]
     for failure in failures[:20]:
-        click.echo(f"no mask: {failure.path} ({failure.id}): {failure.reason} {failure.remedy}", err=True)
+        click.echo(f"no mask: {failure.path} ({failure.id}): {explained(failure.reason, failure.remedy)}", err=True)
     if len(failures) > 20:
         click.echo(f"and {len(failures) - 20} more: --json lists them all", err=True)
     if failures:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import chosen_path, chosen_store, home_option, json_option, store_options
-from .render import changed, print_json, print_notes, print_table, progress_bar, size
+from .render import changed, explained, print_json, print_notes, print_table, progress_bar, size
 
 if TYPE_CHECKING:
     from featcache.store import FeatureStore
@@ -119,7 +119,9 @@ def _print_details(details: dict[str, Any]) -> None:
         click.echo(f"{'made with':12} {field} = {value}")
     print_notes(details["notes"])
     for failure in details["failures"]:
-        click.echo(f"quarantined: {failure['path']} ({failure['id']}): {failure['reason']} {failure['remedy']}")
+        click.echo(
+            f"quarantined: {failure['path']} ({failure['id']}): {explained(failure['reason'], failure['remedy'])}"
+        )
 
 
 @click.command()

@@ -110,6 +110,7 @@ def load_amos(
     known = {volume.name for volume in chosen}
     rest = [volume for volumes in parts.values() for volume in volumes if volume.name not in known]
     samples, notes = slice_table(root, [*chosen, *(rest if unlabelled else ())], axis=axis, slices=slices)
+    about_split = "Test is the publisher's validation set, val every fifth of its training volumes."
     return Dataset(
         name="amos",
         root=root,
@@ -117,11 +118,12 @@ def load_amos(
         tasks=(task,),
         split_origin="official",
         notes=(
-            "Test is the publisher's validation set, val every fifth of its training volumes.",
+            about_split,
             *notes,
             *((f"{len(rest)} volumes have no labels and were left out.",) if rest and not unlabelled else ()),
             *left_out_notes(tree),
         ),
+        split_notes=(about_split,),
     )
 
 
@@ -164,12 +166,13 @@ def load_btcv(root: Path, *, axis: Axis = "axial", slices: str = "all") -> Datas
     ]
     learn = [volume for volume in volumes if not _is_test(volume.path)]
     origin: SplitOrigin = "study"
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ("The test volumes have no labels: score val, or give a split file.",)
     given = {volume.name: _folder_split(volume.path) for volume in learn}
     if learn and all(given.values()):
         origin, of = "folder", {name: split or "" for name, split in given.items()}
     else:
-        of, notes = study_split([volume.name for volume in learn], test=0, val=15, of=30)
+        of, of_study = study_split([volume.name for volume in learn], test=0, val=15, of=30)
+        notes = (*notes, *of_study)
     volumes = [replace(volume, split=of.get(volume.name, "test")) for volume in volumes]
     without = [volume.name for volume in volumes if volume.mask is None and volume.split != "test"]
     samples, slice_notes = slice_table(root, volumes, axis=axis, slices=slices)
@@ -180,12 +183,12 @@ def load_btcv(root: Path, *, axis: Axis = "axial", slices: str = "all") -> Datas
         tasks=(Task("organs", "segmentation", ("mask",), BTCV_ORGANS, mask_values=tuple(range(len(BTCV_ORGANS)))),),
         split_origin=origin,
         notes=(
-            "The test volumes have no labels: score val, or give a split file.",
             *notes,
             *slice_notes,
             *((f"{len(without)} volumes have no label file: {shown(without)}.",) if without else ()),
             *left_out_notes(tree),
         ),
+        split_notes=notes,
     )
 
 

@@ -85,6 +85,8 @@ class Dataset:
     """Files that the publisher's lists name and that are not there: their rows are not in ``samples``."""
     surplus: tuple[str, ...] = ()
     """Image files below the root that no list names."""
+    split_notes: tuple[str, ...] = ()
+    """Those of the notes that speak of this split: a split file replaces it and drops them."""
 
     def sample(self, row: int) -> Sample:
         """The sample in a row of ``samples``."""
@@ -151,10 +153,14 @@ def refuse_invalid(dataset: Dataset) -> None:
     """
     samples = dataset.samples
     if len(samples) == 0:
-        raise DatasetError(f"dataset {dataset.name!r} at {dataset.root} has no samples")
+        raise DatasetError(
+            f"dataset {dataset.name!r} at {dataset.root} has no samples",
+            remedy="Check the root and the options: nothing is left after them.",
+        )
     if tuple(samples.columns[: len(SAMPLE_COLUMNS)]) != SAMPLE_COLUMNS:
         raise DatasetError(
-            f"dataset {dataset.name!r}: its table begins with {list(samples.columns)}, expected {SAMPLE_COLUMNS}"
+            f"dataset {dataset.name!r}: its table begins with {list(samples.columns)}, expected {SAMPLE_COLUMNS}",
+            remedy="Make it with featcache.datasets.base.sample_table.",
         )
     repeated = samples["id"][samples["id"].duplicated()].unique()
     if len(repeated):

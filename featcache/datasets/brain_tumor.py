@@ -71,6 +71,7 @@ def load(root: Path) -> Dataset:
             ),
             *left_out_notes(tree),
         ),
+        split_notes=notes,
     )
 
 

@@ -209,7 +209,8 @@ DATASETS: Registry[DatasetSpec] = Registry(
             task_types=("binary", "multiclass", "segmentation"),
             licence="yours",
             citation="",
-            layout="ROOT/…/*.nii.gz, label volumes in ROOT/labels*/ with the same names or called <volume>_seg.nii.gz",
+            layout="ROOT/…/*.nii.gz (or .nii, .mha, .mhd, .nrrd), label volumes in ROOT/labels*/ with the same names "
+            "or called <volume>_seg.nii.gz",
             needs_root=True,
             loader="featcache.datasets.nifti:load",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ import pandas as pd
 
 from featcache.datasets.base import Dataset
 from featcache.datasets.catalog import DATASETS
-from featcache.datasets.duplicates import same_files
-from featcache.datasets.files import walk
+from featcache.datasets.duplicates import merged, pixel_digest, same_files, same_pixels
+from featcache.datasets.files import Tree, walk
 from featcache.datasets.loading import load_dataset
 from featcache.datasets.splits import SPLITS
-from featcache.datasets.volumes import VOLUME_EXTENSIONS, read_shape
+from featcache.datasets.volumes import ITK_EXTENSIONS, VOLUME_EXTENSIONS, read_shape
 from featcache.errors import DatasetError, ImageError
 from featcache.imaging import decoder_of, read, unit_of
 from featcache.records import Failure, Selector, Task
@@ -63,7 +64,7 @@ class DatasetReport:
     unreadable: tuple[Failure, ...]
     """Empty files and damaged headers; with ``decode`` all that cannot be decoded."""
     duplicates: tuple[tuple[str, ...], ...]
-    """Groups of image files with the same bytes."""
+    """Groups of image files with the same bytes; with ``decode`` also of those with the same pixels in other bytes."""
     duplicates_across_splits: tuple[tuple[str, ...], ...]
     """Those of them that are in more than one split."""
     overlap: Mapping[str, tuple[str, ...]]
@@ -120,8 +121,14 @@ def check_dataset(
     dataset = load_dataset(name, root=root, **{"allow_patient_overlap": True, **options})
     images = _distinct(dataset.samples["path"])
     masks = _distinct(*(dataset.samples[column] for column in _mask_columns(dataset)))
-    sizes, unused = _sizes(dataset.root, [*images, *(path for path in masks if path not in set(images))])
-    unreadable = _damaged(dataset.root, sizes)
+    tree = walk(dataset.root)
+    sizes, unused = _sizes(tree, [*images, *(path for path in masks if path not in set(images))])
+    unreadable = [
+        Failure(folder, folder, "the folder cannot be read", "Give this user access.")
+        for folder in tree.unreadable
+        if folder not in sizes
+    ]
+    unreadable += _damaged(dataset.root, sizes)
     duplicates = same_files(dataset.root, {path: sizes[path] for path in images if sizes.get(path)})
     decoded = 0
     if decode:
@@ -132,7 +139,9 @@ def check_dataset(
             if sizes.get(path) and path not in known and decoder_of(path, unit)
         ]
         decoded = len({path for path, _ in units})
-        unreadable += _decode(dataset.root, units, workers or min(16, os.cpu_count() or 1), progress)
+        failures, pixels = _decode(dataset.root, units, workers or min(16, os.cpu_count() or 1), progress)
+        unreadable += failures
+        duplicates = merged(duplicates, same_pixels({path: pixels[path] for path in images if path in pixels}))
     expected = DATASETS[name].expected if plain and name in DATASETS else {}
     return DatasetReport(
         dataset=dataset.name,
@@ -170,14 +179,13 @@ def _distinct(*columns: pd.Series[str]) -> list[str]:
     return list(found)
 
 
-def _sizes(root: Path, paths: list[str]) -> tuple[dict[str, int | None], int]:
+def _sizes(tree: Tree, paths: list[str]) -> tuple[dict[str, int | None], int]:
     """Size in bytes of each file that is there (None: a folder), and how many files like them no row refers to."""
-    tree = walk(root)
     there = set(tree.files)
     sizes: dict[str, int | None] = {}
     for path in paths:
         try:
-            place = root / path
+            place = tree.root / path
             sizes[path] = None if path not in there and place.is_dir() else place.stat().st_size
         except OSError:
             continue
@@ -193,7 +201,7 @@ def _damaged(root: Path, sizes: Mapping[str, int | None]) -> list[Failure]:
     for path, size in sizes.items():
         if size == 0:
             found.append(Failure(path, path, "the file is empty (0 bytes)", "Copy it again from its source."))
-        elif path.lower().endswith(VOLUME_EXTENSIONS):
+        elif path.lower().endswith((*VOLUME_EXTENSIONS, *ITK_EXTENSIONS)):
             try:
                 read_shape(root / path)
             except DatasetError as error:
@@ -221,25 +229,31 @@ def _decode(
     units: list[tuple[str, Selector]],
     workers: int,
     progress: Callable[[int, int], None] | None,
-) -> list[Failure]:
-    def failure_of(pair: tuple[str, Selector]) -> Failure | None:
+) -> tuple[list[Failure], dict[str, bytes]]:
+    """What cannot be decoded, and a digest of the pixels of each file that is decoded in one piece."""
+
+    def decoded(pair: tuple[str, Selector]) -> Failure | bytes:
         path, unit = pair
         try:
-            read(root / path, unit)
+            return pixel_digest(read(root / path, unit).array)
         except ImageError as error:
             return Failure(path, path, error.message, error.remedy or "")
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises, one file must not end the check
             return Failure(path, path, f"{type(error).__name__}: {error}", "Look at the file.")
-        return None
 
-    found = []
+    found: list[Failure] = []
+    pixels: dict[str, bytes] = {}
+    pieces = Counter(path for path, _ in units)
     with ThreadPoolExecutor(workers, "featcache-check") as pool:
-        for done, failure in enumerate(pool.map(failure_of, units), start=1):
-            if failure is not None:
-                found.append(failure)
+        for done, outcome in enumerate(pool.map(decoded, units), start=1):
+            path = units[done - 1][0]
+            if isinstance(outcome, Failure):
+                found.append(outcome)
+            elif pieces[path] == 1:
+                pixels[path] = outcome
             if progress is not None:
                 progress(done, len(units))
-    return found
+    return found, pixels
 
 
 def _by_split(rows: pd.DataFrame) -> dict[str, int]:

@@ -118,6 +118,7 @@ def _load(root: Path, part: _Part, *, axis: Axis, slices: str, unlabelled: bool)
             *left_out_notes(tree),
         ),
         surplus=tuple(surplus),
+        split_notes=notes,
     )
 
 

@@ -94,6 +94,7 @@ def load(
         tasks=_tasks(samples, labels),
         split_origin=origin,
         notes=(*notes, *split_notes),
+        split_notes=split_notes,
     )
 
 
@@ -115,7 +116,11 @@ def _scan_notes(scan: Scan) -> list[str]:
         left = sum(scan.left_out.values())
         notes.append(f"{left} DICOM files are no images and were left out: {_counted(scan.left_out)}.")
     if scan.damaged:
-        notes.append(f"{len(scan.damaged)} DICOM files are damaged: {shown(scan.damaged)}.")
+        notes.append(
+            f"{len(scan.damaged)} DICOM files or folders are damaged or cannot be read: {shown(scan.damaged)}."
+        )
+    if scan.links:
+        notes.append(f"{scan.links} links to folders were not followed; copy or mount what they point to.")
     captures = sum(series.secondary_captures for series in scan.series)
     if captures:
         notes.append(f"{captures} files are secondary captures: look for text that is burned into their pixels.")
@@ -154,9 +159,8 @@ def series_table(
         What is odd about the series, without anything from the headers.
     """
     rows: list[dict[str, Any]] = []
-    odd = 0
+    odd: list[str] = []
     for series in sorted(found, key=lambda series: (str(series.folder), series.uid)):
-        odd += bool(series.notes)
         patient = (series.patient_id or "").strip() or None
         modality = (series.modality or "").strip().upper()
         facts = {
@@ -165,6 +169,8 @@ def series_table(
             "modality": modality if _CODE.fullmatch(modality) else None,
         }
         folder = series.folder.relative_to(root).as_posix()
+        if series.notes:
+            odd.append(f"{folder}/{series.uid.rpartition('.')[2][-12:]} ({' '.join(series.notes)})")
         if series.axis is not None and len(series.files) > 1:
             name = f"{folder}/{series.uid.rpartition('.')[2][-12:]}"
             for index in chosen_slices(slices, len(series.files)).tolist():
@@ -190,7 +196,8 @@ def series_table(
     frame = pd.DataFrame(rows, columns=[*SAMPLE_COLUMNS, "modality", "series"])
     for column in frame.columns:
         frame[column] = frame[column].astype("Int64" if column == "index" else "str")
-    return frame, ((f"{odd} series have gaps, repeated slices, mixed orientations or a tilt.",) if odd else ())
+    more = " …" if len(odd) > 5 else ""
+    return frame, ((f"{len(odd)} series are not as they should be: {'; '.join(odd[:5])}{more}.",) if odd else ())
 
 
 def _table_file(root: Path, table: Path | str) -> Path:

@@ -1,4 +1,4 @@
-"""Files with the same bytes."""
+"""Files with the same bytes, and with the same pixels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featcache.datasets.files import natural_key
 
-__all__ = ["same_files"]
+__all__ = ["merged", "pixel_digest", "same_files", "same_pixels"]
 
 _TAIL = 512
 """Bytes compared before whole files are hashed: the ends of PNG and gzip files hold checksums of their content."""
@@ -40,6 +43,44 @@ def same_files(root: Path, sizes: Mapping[str, int | None]) -> tuple[tuple[str, 
             for same in _grouped(group, lambda path, of=fingerprint: of(root / path))  # type: ignore[misc]
         ]
     return tuple(sorted(tuple(sorted(group, key=natural_key)) for group in groups))
+
+
+def pixel_digest(array: NDArray[Any]) -> bytes:
+    """BLAKE2b-128 of an array's shape, type and values.
+
+    Examples
+    --------
+    >>> pixel_digest(np.zeros((2, 3))) == pixel_digest(np.zeros((3, 2)).T)
+    True
+    """
+    hashed = hashlib.blake2b(f"{array.shape} {array.dtype.str}".encode(), digest_size=16)
+    hashed.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return hashed.digest()
+
+
+def same_pixels(digests: Mapping[str, bytes]) -> tuple[tuple[str, ...], ...]:
+    """Groups of files with the same :func:`pixel_digest`: copies that were saved again.
+
+    Parameters
+    ----------
+    digests
+        By path.
+    """
+    return tuple(sorted(tuple(sorted(group, key=natural_key)) for group in _grouped(digests, digests.get)))
+
+
+def merged(same_bytes: Iterable[tuple[str, ...]], pixels_too: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    """Groups of both kinds, without groups of the first kind that lie within one of the second.
+
+    Examples
+    --------
+    >>> merged([("a", "b"), ("x", "y")], [("a", "b", "c")])
+    (('a', 'b', 'c'), ('x', 'y'))
+    """
+    groups = list(pixels_too)
+    group_of = {path: group for group in groups for path in group}
+    kept = [group for group in same_bytes if not set(group) <= set(group_of.get(group[0], ()))]
+    return tuple(sorted((*groups, *kept)))
 
 
 def _grouped(paths: Iterable[str], key: Callable[[str], Any]) -> list[list[str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from featcache.errors import DatasetError
 
-__all__ = ["Tree", "base_names", "left_out_notes", "natural_key", "posix", "shown", "walk"]
+__all__ = ["Tree", "as_on_disk", "base_names", "left_out_notes", "natural_key", "posix", "shown", "walk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,10 @@ class Tree:
     """Names of links to folders, which are not followed: they may lead in circles or out of the root."""
     unprintable: int
     """Files that were left out because their names are no text."""
+    special: tuple[str, ...] = ()
+    """Pipes, sockets and devices, which are left out: to open one may wait for ever."""
+    unreadable: tuple[str, ...] = ()
+    """Folders below the root that may not be listed; what lies in them is not known."""
 
     def ending(self, *extensions: str) -> list[str]:
         """Files with one of these extensions, in any case.
@@ -79,26 +83,56 @@ def walk(root: Path) -> Tree:
     Raises
     ------
     DatasetError
-        If a folder cannot be read.
+        If the root itself cannot be read.
     """
     files: list[str] = []
     links: list[str] = []
+    special: list[str] = []
+    unreadable: list[str] = []
     unprintable = 0
-    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
-        kept = [name for name in subfolders if not name.startswith(".")]
-        linked = [name for name in kept if os.path.islink(f"{folder}/{name}")]  # noqa: PTH114 - a Path a folder is slow
-        links += linked
-        subfolders[:] = [name for name in kept if name not in linked]
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else f"{relative}/"
-        printable = names if "".join(names).isprintable() else [name for name in names if name.isprintable()]
-        unprintable += len(names) - len(printable)
-        files += [prefix + name for name in printable if name[0] != "."]
-    return Tree(root, tuple(sorted(files)), tuple(sorted(links)), unprintable)
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        try:
+            with os.scandir(f"{root}/{prefix}") as found:
+                entries = list(found)
+        except OSError as error:
+            if not prefix:
+                raise DatasetError(
+                    f"a folder cannot be read: {root}: {error.strerror}", remedy="Give this user access."
+                ) from error
+            unreadable.append(prefix.rstrip("/"))
+            continue
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
+                continue
+            if _is_folder(entry):
+                if entry.is_symlink():
+                    links.append(name)
+                else:
+                    waiting.append(f"{prefix}{name}/")
+            elif not name.isprintable():
+                unprintable += 1
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                files.append(prefix + name)
+            else:
+                special.append(prefix + name)
+    return Tree(
+        root,
+        tuple(sorted(files)),
+        tuple(sorted(links)),
+        unprintable,
+        special=tuple(sorted(special)),
+        unreadable=tuple(sorted(unreadable)),
+    )
 
 
-def _refuse_unreadable(error: OSError) -> None:
-    raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points to itself: a file, which cannot be read
+        return False
 
 
 def left_out_notes(tree: Tree, *, foreign: int = 0, doubled: int = 0) -> tuple[str, ...]:
@@ -108,11 +142,64 @@ def left_out_notes(tree: Tree, *, foreign: int = 0, doubled: int = 0) -> tuple[s
         notes.append(f"{foreign} files are no images by their extension and were left out.")
     if tree.unprintable:
         notes.append(f"{tree.unprintable} files were left out: their names are not valid text; rename them.")
+    if tree.unreadable:
+        notes.append(
+            f"{len(tree.unreadable)} folders cannot be read, and what lies in them is left out: "
+            f"{shown(tree.unreadable)}; give this user access."
+        )
+    if tree.special:
+        notes.append(f"{len(tree.special)} pipes, sockets or devices were left out: {shown(tree.special)}.")
     if tree.links:
         notes.append(f"{len(tree.links)} links to folders were not followed; copy or mount what they point to.")
     if doubled:
         notes.append(f"{doubled} images lie in more than one folder; the first in alphabetical order was taken.")
     return tuple(notes)
+
+
+def as_on_disk(root: Path, paths: pd.Series[str]) -> tuple[pd.Series[str], tuple[str, ...]]:
+    """Paths of a table in the letters of the file system: ``Images/A.png`` where ``images/a.PNG`` lies.
+
+    Each folder is listed once, no file is asked for. What is not there in any letters stays as it is.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    paths
+        (n,) relative paths with ``/``.
+
+    Returns
+    -------
+    places
+        (n,) as they lie below the root.
+    notes
+        How many differ from the table's.
+    """
+    listed: dict[str, tuple[frozenset[str], dict[str, str]]] = {}
+    known: dict[str, str] = {"": ""}
+
+    def place(path: str) -> str:
+        if path not in known:
+            folder, _, name = path.rpartition("/")
+            above = place(folder)
+            if above not in listed:
+                try:
+                    names = frozenset(os.listdir(f"{root}/{above}"))  # noqa: PTH208 - there may be many folders
+                except OSError:
+                    names = frozenset()  # what lies in it is quarantined with the reason
+                listed[above] = names, {}
+            names, lower = listed[above]
+            if name not in names and names and not lower:
+                lower.update({other.lower(): other for other in sorted(names, reverse=True)})
+            found = name if name in names else lower.get(name.lower(), name)
+            known[path] = f"{above}/{found}" if above else found
+        return known[path]
+
+    given = paths.tolist()
+    places = [place(path) for path in given]
+    count = sum(one != other for one, other in zip(given, places, strict=True))
+    said = (f"{count} paths of the table differ from those of the files in upper and lower case.",) if count else ()
+    return pd.Series(places, index=paths.index, dtype="str"), said
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:

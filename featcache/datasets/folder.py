@@ -10,6 +10,7 @@ import pandas as pd
 from featcache.datasets.base import Dataset, generic_name, sample_table
 from featcache.datasets.files import left_out_notes, walk
 from featcache.datasets.masks import mask_task, parallel_masks, with_masks
+from featcache.datasets.pages import with_pages
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.imaging import decoder_of
@@ -21,8 +22,8 @@ __all__ = ["load"]
 def load(root: Path, *, masks: str = "", mask_classes: Sequence[str] | str = (), seed: int = 0) -> Dataset:
     """Read ``ROOT/<class>/…/*.png`` or ``ROOT/{train,val,test}/<class>/…/*.png``.
 
-    The id of a sample is its path below the root. Files whose extension names no image are left out and
-    counted in the notes; links to folders are not followed.
+    The id of a sample is its path below the root; a TIFF of several pages gives a row for each. Files whose extension
+    names no image are left out and counted in the notes; links to folders are not followed.
 
     Parameters
     ----------
@@ -84,6 +85,8 @@ def load(root: Path, *, masks: str = "", mask_classes: Sequence[str] | str = (),
         if len(classes) > 1
         else ()
     )
+    split_notes = () if has_splits else (_split_note(split, seed),)
+    samples, page_notes = with_pages(samples, root)
     return Dataset(
         name=generic_name(root),
         root=root,
@@ -91,10 +94,12 @@ def load(root: Path, *, masks: str = "", mask_classes: Sequence[str] | str = (),
         tasks=(*labels, mask_task(mask_classes)) if folder else labels,
         split_origin="folder" if has_splits else "none" if split.isna().all() else "seeded",
         notes=(
-            *(() if has_splits else (_split_note(split, seed),)),
+            *split_notes,
+            *page_notes,
             *mask_notes,
             *left_out_notes(tree, foreign=len(tree.files) - len(images) - len(targets)),
         ),
+        split_notes=split_notes,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from featcache.datasets.files import shown
 from featcache.datasets.roots import dataset_root
 from featcache.datasets.splits import split_from_file, straddling_patients
 from featcache.errors import ConfigurationError, DatasetError
-from featcache.registry import load_dotted
+from featcache.registry import load_dotted, nearest
 
 __all__ = ["load_dataset"]
 
@@ -64,7 +65,8 @@ def load_dataset(
     if split_file is not None:
         split, notes = split_from_file(dataset.samples, Path(split_file))
         samples = dataset.samples.assign(split=split)
-        dataset = replace(dataset, samples=samples, split_origin="file", notes=(*dataset.notes, *notes))
+        kept = tuple(note for note in dataset.notes if note not in dataset.split_notes)
+        dataset = replace(dataset, samples=samples, split_origin="file", notes=(*kept, *notes), split_notes=notes)
     note = _straddling_note(dataset, allow_patient_overlap)
     if note:
         dataset = replace(dataset, notes=(*dataset.notes, note))
@@ -95,7 +97,13 @@ def _loaded(name: str, root: Path | str | None, home: Path | str | None, options
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
-        raise ConfigurationError(f"dataset {name!r} does not take these options: {error}") from error
+        unknown = [option for option in options if f"'{option}'" in str(error)]
+        takes = [option for option in signature(loader).parameters if option not in ("root", "home")]
+        raise ConfigurationError(
+            f"dataset {name!r} does not take the option {', '.join(unknown)}"
+            f"{nearest(unknown[0], takes) if unknown else ''}",
+            remedy=f"It takes {', '.join(takes)}." if takes else "It takes no options.",
+        ) from error
 
 
 def _straddling_note(dataset: Dataset, allowed: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from featcache.datasets.base import Dataset, SplitOrigin, generic_name
 from featcache.datasets.files import left_out_notes, shown, walk
 from featcache.datasets.label_files import read_table, unique_rows
 from featcache.datasets.splits import SPLITS, normalized_split, seeded_split
-from featcache.datasets.volumes import VOLUME_EXTENSIONS, Volume, slice_table, volume_name
+from featcache.datasets.volumes import ITK_EXTENSIONS, VOLUME_EXTENSIONS, Volume, slice_table, volume_name
 from featcache.errors import DatasetError
 from featcache.records import Axis, Task
 
@@ -66,7 +67,9 @@ def load(
         If there are no volumes, or the table does not fit them.
     """
     tree = walk(root)
-    paths = tree.ending(*VOLUME_EXTENSIONS)
+    itk = importlib.util.find_spec("SimpleITK") is not None
+    paths = sorted(tree.ending(*VOLUME_EXTENSIONS, *(ITK_EXTENSIONS if itk else ())))
+    others = 0 if itk else len(tree.ending(*ITK_EXTENSIONS))
     masks = {_key(path): path for path in paths if _is_label(path)}
     images = [path for path in paths if not _is_label(path)]
     if not images:
@@ -77,10 +80,13 @@ def load(
     names = [volume_name(path) for path in images]
     if len(set(names)) < len(names):
         names = [path[: path.rfind(volume_name(path))] + volume_name(path) for path in images]
+    if len(set(names)) < len(names):  # scan.nii beside scan.nii.gz
+        names = images
     volumes = [
         Volume(name, path, masks.get(_key(path)), patient=_patient(path) or name)
         for name, path in zip(names, images, strict=True)
     ]
+    volumes += [Volume(folder, folder, patient=folder) for folder in tree.unreadable]
     facts = _facts(root, table, (*label_columns, *keep_columns), volumes)
     labels = tuple(label_columns) or (("label",) if "label" in facts else ())
     volumes, origin, notes = _with_split(volumes, facts, labels, seed)
@@ -99,10 +105,16 @@ def load(
             *(("No patient ids: each volume is taken as a patient of its own.",) if no_patients else ()),
             *notes,
             *slice_notes,
+            *(
+                (f"{others} MetaImage or NRRD files were left out: pip install 'featcache[formats]'.",)
+                if others
+                else ()
+            ),
             *((f"{len(orphans)} label volumes have no image: {shown(orphans)}.",) if orphans else ()),
             *left_out_notes(tree),
         ),
         surplus=tuple(orphans),
+        split_notes=notes,
     )
 
 
@@ -146,7 +158,7 @@ def _facts(root: Path, table: Path | str | None, columns: Sequence[str], volumes
 
 def _known_name(name: str, volumes: Sequence[Volume]) -> str:
     """A table may also give a volume's file name."""
-    return volume_name(name) if name.lower().endswith(VOLUME_EXTENSIONS) else name
+    return volume_name(name) if name.lower().endswith((*VOLUME_EXTENSIONS, *ITK_EXTENSIONS)) else name
 
 
 def _with_split(

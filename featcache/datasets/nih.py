@@ -105,6 +105,7 @@ def load(
         ),
         missing=tuple(absent),
         surplus=tuple(surplus),
+        split_notes=split_notes,
     )
 
 

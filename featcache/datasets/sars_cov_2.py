@@ -21,6 +21,7 @@ LAST_POSITIVE = 79
 """In the study's numbering of the patients, 0 to 79 have COVID-19."""
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg")
+_NO_PATIENTS = "This copy carries no patient ids: no split by patient is possible."
 _IMAGE_LEVEL = {"covid": "Positive", "non-covid": "Negative"}
 _PATIENT_LEVEL = {"covid": "Positive", "healthy": "Negative", "others": "Negative"}
 
@@ -79,11 +80,13 @@ def load(root: Path, *, seed: int = 0) -> Dataset:
         tasks=(Task("covid", "binary", ("covid",), CLASSES, level=level),),  # type: ignore[arg-type, unused-ignore]
         split_origin=found.origin,
         notes=(
+            *((_NO_PATIENTS,) if patients.isna().all() else ()),
             *found.notes,
             *((f"{len(surplus)} images lie elsewhere and were left out: {shown(surplus)}.",) if surplus else ()),
             *left_out_notes(tree),
         ),
         surplus=tuple(surplus),
+        split_notes=found.notes,
     )
 
 
@@ -130,8 +133,12 @@ def _without_patients(images: list[str], seed: int) -> _Slices | None:
         return None
     none = pd.Series([None] * len(own), dtype="str")
     split = seeded_split(pd.Series(labels, dtype="str"), none, seed=seed)
-    note = (
-        "This copy carries no patient ids: no split by patient is possible. 60/20/20 by image, stratified, seed "
-        f"{seed}; slices of one patient are on both sides, so the numbers are too good."
+    if split.isna().all():
+        return _Slices(
+            own, labels, none, split, "none", ("There is no split, and there are too few images to make one.",)
+        )
+    notes = (
+        f"No split is given: 60/20/20 by image, stratified, seed {seed}; slices of one patient are on both sides, so "
+        "the numbers are too good.",
     )
-    return _Slices(own, labels, none, split, "none" if split.isna().all() else "seeded", (note,))
+    return _Slices(own, labels, none, split, "seeded", notes)

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from featcache.datasets.base import SAMPLE_COLUMNS, Dataset, generic_name, sample_table
+from featcache.datasets.files import as_on_disk, shown
 from featcache.datasets.label_files import read_table
 from featcache.datasets.masks import mask_task, with_masks
+from featcache.datasets.pages import with_pages
 from featcache.datasets.splits import normalized_split, seeded_split
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.records import Task
@@ -72,6 +74,8 @@ def load(
     file = _find(root, table)
     frame = read_table(file)
     labels = tuple(label_columns) or (("label",) if "label" in frame.columns else ())
+    named = (path_column, id_column, split_column, patient_column, mask_column, *labels, *keep_columns)
+    frame, repeated = _without_repeats(frame, id_column or path_column, named, file)
     paths = relative_paths(_column(frame, path_column, file).astype("str"), root, file)
     patient = _optional(frame, patient_column, "patient", file)
     split = _optional(frame, split_column, "split", file)
@@ -84,7 +88,8 @@ def load(
     else:
         stratum = frame[labels[0]].astype("str") if len(labels) == 1 else missing.fillna("")
         split = seeded_split(stratum, patient, seed=seed)
-    samples = sample_table(ids, paths, split=split, patient=patient)
+    places, case_notes = as_on_disk(root, paths)
+    samples = sample_table(ids, places, split=split, patient=patient)
     reserved = {*SAMPLE_COLUMNS, "digest"}
     mask_notes: tuple[str, ...] = ()
     if mask_column is not None:
@@ -101,21 +106,43 @@ def load(
                 f"table {file}: a label or kept column may not be called {column!r}", remedy="Rename it."
             )
         samples[column] = _clean(_column(frame, column, file))
+    split_notes = () if has_split else (_split_note(split, patient, seed),)
+    samples, page_notes = with_pages(samples, root)
     return Dataset(
         name=generic_name(root),
         root=root,
         samples=samples,
         tasks=tasks,
         split_origin="table" if has_split else "none" if split.isna().all() else "seeded",
-        notes=(*(() if has_split else (_split_note(split, patient, seed),)), *mask_notes),
+        notes=(*split_notes, *repeated, *case_notes, *page_notes, *mask_notes),
+        split_notes=split_notes,
     )
+
+
+def _without_repeats(
+    frame: pd.DataFrame, key: str, named: Sequence[str | None], file: Path
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows without those that say the same again in all columns that are used."""
+    used = list(dict.fromkeys(name for name in named if name in frame.columns))
+    if key not in used or not frame[key].duplicated().any():
+        return frame, ()
+    again = frame[used].duplicated()
+    frame = frame[~again].reset_index(drop=True)
+    twice = frame[key][frame[key].duplicated() & frame[key].notna()].astype("str").unique().tolist()
+    if twice:
+        raise DatasetError(
+            f"table {file}: {len(twice)} values of {key!r} have several rows that differ: {shown(twice)}",
+            remedy="Keep one row for each, or name a column of unique ids with --id-column.",
+        )
+    count = int(again.sum())
+    return frame, (f"{count} rows of {file.name} are repeated and were dropped.",) if count else ()
 
 
 def _split_note(split: pd.Series[str], patient: pd.Series[str], seed: int) -> str:
     if split.isna().all():
         return "The table gives no split, and it has too few patients or images to make one."
-    by = "by patient" if patient.notna().any() else "by image (no patient ids), stratified,"
-    return f"The table gives no split: 60/20/20 {by} seed {seed}."
+    by = "by patient" if patient.notna().any() else "by image (no patient ids), stratified"
+    return f"The table gives no split: 60/20/20 {by}, seed {seed}."
 
 
 def _find(root: Path, table: Path | str | None) -> Path:
@@ -143,7 +170,7 @@ def _column(frame: pd.DataFrame, name: str, file: Path) -> pd.Series[str]:
         )
     column = frame[name]
     if name not in frame or column.isna().all():
-        raise DatasetError(f"table {file}: column {name!r} has no values")
+        raise DatasetError(f"table {file}: column {name!r} has no values", remedy="Fill it, or name another.")
     return column
 
 
@@ -166,9 +193,17 @@ def relative_paths(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[s
     """
     missing = np.flatnonzero(paths.isna().to_numpy() | (paths == "nan").to_numpy())
     if len(missing):
-        raise DatasetError(f"table {file}: {len(missing)} rows have no path, the first is row {missing[0] + 1}")
+        raise DatasetError(
+            f"table {file}: {len(missing)} rows have no path, the first is row {missing[0] + 1}",
+            remedy="Fill them in, or delete those rows.",
+        )
     relative = []
     for text in paths:
+        if os.name != "nt" and PureWindowsPath(text).is_absolute() and not text.startswith("/"):
+            raise DatasetError(
+                f"table {file}: {text!r} is a path of a Windows machine",
+                remedy=f"Write paths as they are below the root: what follows after {root.name}, the folder of --root.",
+            )
         path = Path(PureWindowsPath(text).as_posix()) if "\\" in text else Path(text)
         if path.is_absolute():
             path = path if path.is_relative_to(root) else Path(os.path.realpath(path))
@@ -179,7 +214,10 @@ def relative_paths(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[s
                 )
             path = path.relative_to(root)
         if ".." in path.parts:
-            raise DatasetError(f"table {file}: {text!r} leads out of the root {root}")
+            raise DatasetError(
+                f"table {file}: {text!r} leads out of the root {root}",
+                remedy="Pass the folder that holds all images as --root.",
+            )
         relative.append(path.as_posix())
     return pd.Series(relative, dtype="str")
 

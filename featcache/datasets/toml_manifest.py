@@ -104,7 +104,7 @@ def load_manifest(file: Path, *, root: Path | str | None = None) -> Dataset:
         given = samples[column].dropna().astype("str")
         samples[column] = relative_paths(given, folder, file).set_axis(given.index).reindex(samples.index)
     if masks and "mask_selector" not in samples:
-        samples["mask_selector"] = ""
+        samples["mask_selector"] = samples["selector"]  # a page of a TIFF has that page as its mask
     tasks = tuple(_completed(task, samples, file) for task in tasks)
     dataset = replace(
         dataset,
@@ -115,8 +115,9 @@ def load_manifest(file: Path, *, root: Path | str | None = None) -> Dataset:
     )
     if "file" in chosen:
         split, notes = split_from_file(samples, here / chosen["file"])
-        kept = tuple(note for note in dataset.notes if not note.startswith("The table gives no split"))
-        dataset = replace(dataset, samples=samples.assign(split=split), split_origin="file", notes=(*kept, *notes))
+        kept = tuple(note for note in dataset.notes if note not in dataset.split_notes)
+        samples = samples.assign(split=split)
+        dataset = replace(dataset, samples=samples, split_origin="file", notes=(*kept, *notes), split_notes=notes)
     return dataset
 
 

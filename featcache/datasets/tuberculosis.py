@@ -178,4 +178,5 @@ def _dataset(  # noqa: PLR0917 - private, and each is another thing
             *((f"{len(without)} images have no mask: {shown(without)}.",) if without else ()),
             *left_out_notes(tree),
         ),
+        split_notes=notes,
     )

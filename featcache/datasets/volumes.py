@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,19 @@ from numpy.typing import NDArray
 
 from featcache.datasets.base import SAMPLE_COLUMNS
 from featcache.datasets.files import shown
-from featcache.errors import ConfigurationError, DatasetError
+from featcache.errors import ConfigurationError, DatasetError, ImageError
+from featcache.imaging import read
 from featcache.records import Axis
 
-__all__ = ["VOLUME_EXTENSIONS", "Volume", "chosen_slices", "read_shape", "slice_table", "volume_name"]
+__all__ = ["ITK_EXTENSIONS", "VOLUME_EXTENSIONS", "Volume", "chosen_slices", "read_shape", "slice_table", "volume_name"]
 
 VOLUME_EXTENSIONS = (".nii.gz", ".nii")
+ITK_EXTENSIONS = (".mha", ".mhd", ".nrrd")
+"""MetaImage and NRRD: where SimpleITK is installed."""
+
+_DEFLATE_RATIO = 1032
+"""No deflate stream unpacks to more than this many times its size (258 bytes in two bits)."""
+
 _AXIS_OF: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
@@ -55,18 +63,42 @@ def volume_name(path: str) -> str:
 
 
 def read_shape(path: Path) -> tuple[tuple[int, int, int], int]:
-    """Size of a NIfTI volume in canonical RAS order and its number of time points, from the header alone.
+    """Size of a volume in canonical RAS order and its number of time points, from the header alone.
 
     Raises
     ------
     DatasetError
         If the header cannot be read, the affine cannot be inverted, or there are not 3 or 4 dimensions.
     """
+    if _by_itk(path):
+        from featcache.imaging.orientation import canonical_shape
+
+        return canonical_shape(*_itk_header(path))[0], 1
     image, order = _opened(path)
     shape = [0, 0, 0]
     for axis, size in zip(order[:, 0].astype(int).tolist(), image.shape[:3], strict=True):
         shape[axis] = int(size)
     return (shape[0], shape[1], shape[2]), int(image.shape[3]) if len(image.shape) == 4 else 1
+
+
+def _by_itk(path: Path) -> bool:
+    return path.name.lower().endswith(ITK_EXTENSIONS)
+
+
+def _itk_header(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    from featcache.imaging.itk import read_header
+
+    try:
+        return read_header(path)
+    except ImageError as error:
+        raise DatasetError(f"the header of {path} cannot be read: {error.message}", remedy=error.remedy) from error
+    except OSError as error:
+        raise DatasetError(f"the header of {path} cannot be read ({error})", remedy="Copy the file again.") from error
+
+
+def _affine(path: Path) -> NDArray[np.float64]:
+    affine: NDArray[np.float64] = _itk_header(path)[1] if _by_itk(path) else _opened(path)[0].affine
+    return affine
 
 
 def _opened(path: Path) -> tuple[Any, NDArray[np.float64]]:
@@ -81,9 +113,23 @@ def _opened(path: Path) -> tuple[Any, NDArray[np.float64]]:
         order = nibabel.io_orientation(image.affine)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error, np.linalg.LinAlgError) as error:
         raise DatasetError(f"the header of {path} cannot be read ({error})", remedy="Copy the file again.") from error
+    _refuse_too_short(path, image)
     if np.isnan(order).any():
         raise DatasetError(f"the affine of {path} cannot be inverted", remedy="Write the file again with its geometry.")
     return image, order
+
+
+def _refuse_too_short(path: Path, image: Any) -> None:
+    """A header that promises more than the file can hold would give a row for every slice that is not there."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    promised = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
+    if min(image.shape) < 1 or promised > size * (_DEFLATE_RATIO if compressed else 1):
+        raise DatasetError(
+            f"{path} has {size:,} bytes, which cannot hold the {image.shape} voxels that its header promises",
+            remedy="Copy the file again.",
+        )
 
 
 def _mixed_case(path: Path) -> bool:
@@ -237,13 +283,16 @@ def _mask_problem(path: Path, image: Path, shape: tuple[int, int, int], *, own_s
         found, _ = read_shape(path)
     except DatasetError as error:
         return error.message
-    if found == shape or not (own_slices or np.allclose(_opened(path)[0].affine, _opened(image)[0].affine)):
+    if found == shape or not (own_slices or np.allclose(_affine(path), _affine(image))):
         return None
     return f"{path} has the size {found}, its image {shape}"
 
 
 def _foreground(path: Path, axis: Axis) -> NDArray[np.int64]:
     """Slices in canonical order in which a label volume has any voxel other than 0."""
+    if _by_itk(path):
+        axis_of = _AXIS_OF[axis]
+        return np.flatnonzero((read(path).array != 0).any(axis=tuple({0, 1, 2} - {axis_of})))
     image, order = _opened(path)
     data_axis = int(np.flatnonzero(order[:, 0] == _AXIS_OF[axis])[0])
     voxels = cast(NDArray[Any], np.asanyarray(image.dataobj))

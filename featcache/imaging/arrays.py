@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 from featcache.errors import ImageError
 from featcache.records import Image, Selector
 
-__all__ = ["image_of", "load"]
+__all__ = ["MAX_PIXELS", "image_of", "load", "refuse_large"]
+
+MAX_PIXELS = 200_000_000
+"""Of one image; a stack may have any number of them."""
 
 
 def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - frozen
@@ -35,13 +39,20 @@ def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - 
     Raises
     ------
     ImageError
-        If the file is damaged, holds no numbers, or several arrays of which none is named.
+        If the file is damaged, holds no numbers, images of more than :data:`MAX_PIXELS`, or several arrays of which
+        none is named.
     """
     try:
+        _refuse_large_header(path)
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.lib.npyio.NpzFile):
             with found as archive:
-                found = archive[_member(archive.files, selector.array)]
+                name = _member(archive.files, selector.array)
+                if archive.zip is not None:
+                    stored = name if name in archive.zip.namelist() else f"{name}.npy"
+                    with archive.zip.open(stored) as member:
+                        refuse_large(_header_shape(member))
+                found = archive[name]
         elif selector.array is not None:
             raise ImageError(
                 f"the sample names the array {selector.array!r}, and the file holds one without a name",
@@ -61,6 +72,42 @@ def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - 
         raise ImageError(
             f"the file is no readable array file ({error})", remedy="Copy it again from its source."
         ) from None
+
+
+def refuse_large(shape: tuple[int, ...]) -> None:
+    """Refuse images of more than :data:`MAX_PIXELS` before they are unpacked.
+
+    Raises
+    ------
+    ImageError
+        That says the size.
+
+    Examples
+    --------
+    >>> refuse_large((1_000_000, 28, 28, 3))
+    """
+    plane = shape[:-1] if len(shape) > 2 and shape[-1] in (1, 3) else shape
+    area = math.prod(plane[-2:])
+    if area > MAX_PIXELS:
+        raise ImageError(
+            f"{' x '.join(map(str, shape))} values: {area:,} pixels an image are more than the limit of {MAX_PIXELS:,}",
+            remedy="Resize the picture first.",
+        )
+
+
+def _refuse_large_header(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            file.seek(0)
+            refuse_large(_header_shape(file))
+
+
+def _header_shape(file: IO[bytes]) -> tuple[int, ...]:
+    """What an array's header says; () for a version that only structured arrays have."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)[0]
+    return np.lib.format.read_array_header_2_0(file)[0] if version == (2, 0) else ()
 
 
 def image_of(array: NDArray[Any]) -> Image:

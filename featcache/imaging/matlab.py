@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from featcache.errors import ImageError
-from featcache.imaging.arrays import image_of
+from featcache.imaging.arrays import image_of, refuse_large
 from featcache.records import Image, Selector
 
 __all__ = ["DEFAULT_MEMBERS", "load"]
@@ -35,12 +35,13 @@ def load(path: Path, selector: Selector = Selector()) -> Image:  # noqa: B008 - 
     Raises
     ------
     ImageError
-        If the file is damaged or of an older version, or has no such array or several.
+        If the file is damaged or of an older version, too large, or has no such array or several.
     """
     try:
         with h5py.File(path, "r") as file:
             data = file[_member(file, selector.array)]
             logical = data.attrs.get("MATLAB_class") == b"logical"
+            refuse_large(data.shape)
             found = np.asarray(data[()])
     except MemoryError as error:
         raise ImageError(f"the array does not fit into memory ({error})", remedy="Split the file.") from None

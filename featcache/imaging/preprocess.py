@@ -77,7 +77,9 @@ class Preprocess:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                raise ConfigurationError(f"{value!r} is no {name}{nearest(str(value), choices)}")
+                raise ConfigurationError(
+                    f"{value!r} is no {name}{nearest(str(value), choices)}", remedy=f"Known: {', '.join(choices)}."
+                )
         if not 1 <= self.crop <= self.resize_to:
             raise ConfigurationError(
                 f"a crop of {self.crop} out of {self.resize_to} pixels", remedy="1 <= crop <= resize_to."
@@ -112,11 +114,13 @@ _LATER: dict[str, Any] = {"clip": "none", "clip_at": [], "scope": "plane", "rgb"
 
 def _refuse_bounds(clip: Clip, at: tuple[float, ...]) -> None:
     if not np.isfinite(at).all():
-        raise ConfigurationError(f"clip={clip}: {at} are not all finite numbers")
+        raise ConfigurationError(f"clip={clip}: {at} are not all finite numbers", remedy="Give two numbers.")
     if clip == "window" and not min(at[1::2]) > 0:
         raise ConfigurationError(f"a window of width {min(at[1::2]):g} shows nothing", remedy="Widths are above 0.")
     if clip in ("range", "percentile", "percentile-zero") and not at[0] < at[1]:
-        raise ConfigurationError(f"clip={clip}: the bounds {at[0]:g} and {at[1]:g} are not in order")
+        raise ConfigurationError(
+            f"clip={clip}: the bounds {at[0]:g} and {at[1]:g} are not in order", remedy="The lower one comes first."
+        )
     if clip in ("percentile", "percentile-zero") and not 0 <= at[0] < at[1] <= 100:
         raise ConfigurationError(f"clip={clip}: {at[0]:g} and {at[1]:g} are no percentiles", remedy="From 0 to 100.")
 

@@ -125,10 +125,13 @@ def preset(
         name = "model"
         changes = [*(_by_modality(modality) if deep else ()), *changes]
     if name not in PRESETS:
-        raise ConfigurationError(f"unknown preprocessing {name!r}{nearest(name, [*PRESETS, 'auto'])}")
+        raise ConfigurationError(
+            f"unknown preprocessing {name!r}{nearest(name, [*PRESETS, 'auto'])}",
+            remedy=f"Known: {', '.join([*PRESETS, 'auto'])}.",
+        )
     size = _SIZES.get(name, native.image_size) if image_size is None else image_size
     if size < 1:
-        raise ConfigurationError(f"image size {size} is not positive")
+        raise ConfigurationError(f"image size {size} is not positive", remedy="Give pixels, for example 224.")
     spec = PRESETS[name](native, size)
     for change in changes:
         spec = _changed(spec, change)

@@ -33,7 +33,9 @@ class Scan:
     left_out: Mapping[str, int]
     """DICOM files that are no images (``RT dose``, ``report``, ``DICOMDIR`` …), and how many."""
     damaged: tuple[str, ...]
-    """Files that should be DICOM and cannot be read, relative to the folder."""
+    """Files that should be DICOM and cannot be read, and folders that cannot be listed, relative to the folder."""
+    links: int = 0
+    """Links to folders, which are not followed: they may lead in circles or out of the folder."""
 
 
 _State = tuple[int, int]
@@ -90,14 +92,15 @@ def scan_tree(folder: Path, *, apart: bool = False) -> Scan:
     Raises
     ------
     DatasetError
-        If the folder or one below it cannot be listed.
+        If the folder itself cannot be listed.
     """
     folder = folder.absolute()
     found: list[Series] = []
     left_out: Counter[str] = Counter()
     damaged: list[str] = []
     with _lock:
-        for place in _places(folder):
+        places = _Places(folder)
+        for place in places:
             content = _scan_once(place)
             found += content.series
             left_out.update(content.left_out)
@@ -108,7 +111,8 @@ def scan_tree(folder: Path, *, apart: bool = False) -> Scan:
             tops.setdefault("".join(below), []).append(series)
         found = [series for top in tops.values() for series in _put_together(top)]
         _complete.update(folder / top for top in tops)
-    return Scan(tuple(found), left_out, tuple(damaged))
+    damaged += [place.relative_to(folder).as_posix() for place in places.unreadable]
+    return Scan(tuple(found), left_out, tuple(damaged), places.links)
 
 
 def find_series(folder: Path, uid: str) -> Series:
@@ -188,14 +192,26 @@ def load_series(files: Sequence[Path]) -> Image:
         return volume_of([values[index] for index in stack.order], stack, headers[0])
 
 
-def _places(folder: Path) -> Iterator[Path]:
-    for place, subfolders, _ in os.walk(folder, onerror=_refuse_unreadable):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield Path(place)
+class _Places:
+    """A folder and all below it; counts the links to folders, which are passed over."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.links = 0
+        self.unreadable: list[Path] = []
 
-def _refuse_unreadable(error: OSError) -> None:
-    raise DatasetError(f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access.")
+    def __iter__(self) -> Iterator[Path]:
+        for place, subfolders, _ in os.walk(self.folder, onerror=self._unreadable):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            self.links += sum((Path(place) / name).is_symlink() for name in subfolders)
+            yield Path(place)
+
+    def _unreadable(self, error: OSError) -> None:
+        if Path(error.filename) == self.folder:
+            raise DatasetError(
+                f"a folder cannot be read: {error.filename}: {error.strerror}", remedy="Give this user access."
+            )
+        self.unreadable.append(Path(error.filename))
 
 
 def _state(folder: Path) -> _State:

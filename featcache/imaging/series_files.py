@@ -111,13 +111,18 @@ def scan_folder(folder: Path) -> Folder:
     OSError
         If the folder cannot be listed.
     """
-    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.is_file()]
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and _is_listed(path)]
     files, left_out, unreadable = read_files(paths)
     groups: dict[str, list[File]] = {}
     for file in files:
         groups.setdefault(_uid(file), []).append(file)
     series = [found for uid in sorted(groups) for found in series_of(folder, groups[uid])]
     return Folder(tuple(series), left_out, unreadable)
+
+
+def _is_listed(path: Path) -> bool:
+    """Whether it is a file, or a link to a DICOM file that is gone; no pipe, to open which may wait for ever."""
+    return path.is_file() or (path.suffix.lower() in _EXTENSIONS and path.is_symlink() and not path.exists())
 
 
 def read_files(paths: Iterable[Path]) -> tuple[list[File], Mapping[str, int], tuple[str, ...]]:
@@ -156,6 +161,8 @@ def _file(path: Path) -> File | str | None:
     with only_image_errors():
         header = read_header(path, _HEADER_TAGS, pixels=False)
         other = no_image(header)
+        if other == "no pixels" and not header.get("SOPInstanceUID"):  # which every object has, near its beginning
+            raise damaged("its header ends before it says what it is", EOFError())
         if other is not None:
             return other
         if min(int(header.Rows), int(header.Columns)) < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 import warnings
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from featcache.errors import ImageError
 from featcache.imaging import raster
 from featcache.records import Image, Selector
 
-__all__ = ["load", "page_headers"]
+__all__ = ["load", "page_count", "page_headers"]
 
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR = 258, 262, 274, 277, 284
 _SIZES = {1: 1, 3: 2, 4: 4, 16: 8}
@@ -78,7 +79,7 @@ def _full_scale(array: NDArray[Any], page: NDArray[Any]) -> tuple[float, float]:
     return float(array.min()), float(array.max())
 
 
-def page_headers(content: bytes) -> list[Page]:
+def page_headers(content: bytes | mmap.mmap) -> list[Page]:
     """The directories of a TIFF 6.0 or BigTIFF file in their order; none if it is no TIFF.
 
     Raises
@@ -106,7 +107,22 @@ def page_headers(content: bytes) -> list[Page]:
     return pages
 
 
-def _directory(content: bytes, offset: int, order: str, *, big: bool) -> tuple[Page, int]:
+def page_count(path: Path) -> int:
+    """Pages of a TIFF, from its directories alone; 1 of what is no readable TIFF, so that its reader says why.
+
+    Examples
+    --------
+    >>> page_count(Path("pyproject.toml"))
+    1
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return max(1, len(page_headers(content)))
+    except (ImageError, OSError, ValueError):  # ValueError: an empty file cannot be mapped
+        return 1
+
+
+def _directory(content: bytes | mmap.mmap, offset: int, order: str, *, big: bool) -> tuple[Page, int]:
     """One page and where the next directory is. TIFF 6.0, section 2."""
     count: int = struct.unpack_from(order + ("Q" if big else "H"), content, offset)[0]
     start, size, room = offset + (8 if big else 2), (20 if big else 12), (8 if big else 4)

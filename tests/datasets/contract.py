@@ -147,6 +147,17 @@ class DatasetContract:
         pd.testing.assert_frame_equal(dataset.samples, again.samples)
         assert (dataset.tasks, dataset.notes, dataset.split_origin) == (again.tasks, again.notes, again.split_origin)
 
+    def test_a_split_file_replaces_the_split_and_what_was_said_of_it(self, dataset: Dataset, tmp_path: Path) -> None:
+        ids = dataset.samples["id"]
+        pd.DataFrame({"id": ids, "split": "test"}).to_csv(tmp_path / "split.csv", index=False)
+        given = load_dataset(self.name, root=dataset.root, split_file=tmp_path / "split.csv", **self.options)
+        assert set(given.samples["split"]) == {"test"}
+        assert given.split_origin == "file"
+        assert set(dataset.split_notes) <= set(dataset.notes)
+        assert [note for note in dataset.notes if note not in dataset.split_notes] == list(given.notes)
+        stale = ("60/20/20", "split is given", "give no split", "gives no split", "the study's rule")
+        assert not [note for note in given.notes for words in stale if words in note]
+
     def test_another_place_gives_the_same_table(self, dataset: Dataset, root: Path, tmp_path: Path) -> None:
         """Nothing depends on the order in which a file system lists."""
         moved = tmp_path / "another place"

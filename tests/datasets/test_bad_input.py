@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 
 import pytest
 
+import featcache
 from featcache.datasets import check_dataset, load_dataset
 from featcache.datasets.files import walk
 from featcache.datasets.label_files import read_list, read_table
-from featcache.errors import DatasetError
+from featcache.errors import ConfigurationError, DatasetError
 from tests.datasets.miniatures import chexpert, nih, sars_cov_2, tuberculosis, volumes
 from tests.datasets.miniatures.files import write_lines, write_png
 
@@ -124,6 +126,57 @@ def test_label_volumes_without_an_image_are_named(tmp_path: Path) -> None:
     assert dataset.surplus == ("Task02_Heart/labelsTr/la_003.nii.gz",)
 
 
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(6):
+        write_png(tmp_path / "images" / f"{number}.{'PNG' if number % 2 else 'png'}")
+    return tmp_path
+
+
+def test_equal_rows_of_a_table_are_dropped_and_said(images: Path) -> None:
+    lines = [
+        "path,label,remark",
+        *(f"images/{number}.png,a,x" for number in (0, 2, 4)),
+        "images/2.png,a,another remark",
+    ]
+    write_lines(images / "t.csv", lines)
+    dataset = load_dataset("table", root=images)
+    assert dataset.samples["path"].tolist() == ["images/0.png", "images/2.png", "images/4.png"]
+    assert any("1 rows of t.csv are repeated" in note for note in dataset.notes)
+
+
+def test_rows_of_a_table_that_contradict_each_other_are_named_with_the_table(images: Path) -> None:
+    write_lines(images / "t.csv", ["path,label", "images/0.png,a", "images/0.png,b"])
+    with pytest.raises(DatasetError, match=r"t\.csv: 1 values of 'path' have several rows that differ: images/0\.png"):
+        load_dataset("table", root=images)
+
+
+def test_a_table_in_other_letters_finds_the_files_and_keeps_its_ids(images: Path) -> None:
+    names = [f"Images\\{number}.Png" for number in range(6)]
+    write_lines(images / "t.csv", ["path,label", *(f"{name},{'ab'[place % 2]}" for place, name in enumerate(names))])
+    dataset = load_dataset("table", root=images)
+    assert dataset.samples["path"].tolist() == [f"images/{n}.{'PNG' if n % 2 else 'png'}" for n in range(6)]
+    assert dataset.samples["id"].tolist() == [f"Images/{number}.Png" for number in range(6)]
+    assert any("6 paths of the table differ" in note for note in dataset.notes)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such a path may exist there")
+@pytest.mark.parametrize("path", ["C:\\data\\0.png", "C:/data/0.png", "\\\\server\\share\\0.png"])
+def test_a_path_of_a_windows_machine_is_explained(images: Path, path: str) -> None:
+    write_lines(images / "t.csv", ["path,label", f"{path},a"])
+    with pytest.raises(DatasetError, match="path of a Windows machine") as caught:
+        load_dataset("table", root=images)
+    assert "below the root" in (caught.value.remedy or "")
+
+
+def test_an_unknown_option_is_answered_with_the_known_ones(images: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"'folder' does not take the option mask; did you mean 'masks'"
+    ) as caught:
+        load_dataset("folder", root=images, mask="x")
+    assert "mask_classes" in (caught.value.remedy or "")
+
+
 def test_links_in_circles_end(xrays: Path) -> None:
     (xrays / "images_001" / "again").symlink_to(xrays, target_is_directory=True)
     (xrays / "images_001" / "itself").symlink_to(xrays / "images_001" / "itself")
@@ -133,13 +186,25 @@ def test_links_in_circles_end(xrays: Path) -> None:
     assert check_dataset("nih", xrays, **nih.OPTIONS).missing == ()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_left_out_and_said(xrays: Path) -> None:
+    """To open one would wait until somebody writes to it."""
+    os.mkfifo(xrays / "images_001" / "images" / "00000001_000.PNG")
+    dataset = loaded(xrays)
+    assert len(dataset.samples) == 24
+    assert any("were left out: images_001/images/00000001_000.PNG" in note for note in dataset.notes)
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_folder_is_named(xrays: Path) -> None:
     folder = xrays / "images_002"
     folder.chmod(0)
     try:
-        with pytest.raises(DatasetError, match="images_002"):
-            loaded(xrays)
+        dataset = loaded(xrays)
+        assert any("cannot be read" in note and "images_002" in note for note in dataset.notes)
+        assert dataset.missing
+        report = check_dataset("nih", xrays, **nih.OPTIONS)
+        assert [failure.path for failure in report.unreadable] == ["images_002"]
     finally:
         folder.chmod(0o755)
 
@@ -169,3 +234,19 @@ def test_a_table_that_is_none_is_explained(tmp_path: Path, content: bytes) -> No
 def test_a_missing_list_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"list\.txt cannot be read"):
         read_list(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("part", ["datasets", "imaging"])
+def test_every_error_of_the_readers_says_what_to_do(part: str) -> None:
+    """Read from the source: an error without a remedy leaves a newcomer alone with it."""
+    kinds = {"DatasetError", "ImageError", "ConfigurationError", "MissingDependencyError"}
+    raised = [
+        (file.name, node.exc)
+        for file in (Path(featcache.__file__).parent / part).glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    ]
+    own = [(name, call) for name, call in raised if isinstance(call.func, ast.Name) and call.func.id in kinds]
+    assert len(own) > 30
+    bare = [f"{name}:{call.lineno}" for name, call in own if not any(word.arg == "remedy" for word in call.keywords)]
+    assert bare == []

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from featcache.datasets import check_dataset
@@ -99,6 +100,24 @@ def test_files_of_one_size_and_ending_are_not_the_same(tmp_path: Path) -> None:
         lines.append(f"{number}.png,{'ab'[number % 2]}")
     write_lines(tmp_path / "labels.csv", lines)
     assert check_dataset("table", tmp_path).duplicates == ()
+
+
+def test_copies_that_were_saved_again_are_found_by_decoding(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 10), dtype=np.uint8)
+    write_png(tmp_path / "0.png", pixels)
+    PIL.Image.fromarray(pixels).save(tmp_path / "1.png", compress_level=0)
+    PIL.Image.fromarray(pixels).save(tmp_path / "2.bmp")
+    write_png(tmp_path / "3.png", pixels[::-1])
+    (tmp_path / "4.png").write_bytes((tmp_path / "3.png").read_bytes())
+    (tmp_path / "5.png").write_bytes(b"no picture")
+    (tmp_path / "6.png").write_bytes(b"no picture")
+    files = ["0.png", "1.png", "2.bmp", "3.png", "4.png", "5.png", "6.png"]
+    splits = ["train", "test", "train", "train", "train", "train", "train"]
+    write_lines(tmp_path / "t.csv", ["path,split", *(f"{a},{b}" for a, b in zip(files, splits, strict=True))])
+    assert check_dataset("table", tmp_path).duplicates == (("3.png", "4.png"), ("5.png", "6.png"))
+    report = check_dataset("table", tmp_path, decode=True)
+    assert report.duplicates == (("0.png", "1.png", "2.bmp"), ("3.png", "4.png"), ("5.png", "6.png"))
+    assert report.duplicates_across_splits == (("0.png", "1.png", "2.bmp"),)
 
 
 def test_patients_in_two_splits_are_named_by_pair(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_modality_that_is_no_code_is_not_kept(tmp_path: Path) -> None:
     odd = found("1.2.3", [(0.0, path, pydicom.dcmread(path))], modality="John Doe's scan", notes=("gap",))
     samples, notes = series_table(root, [odd])
     assert samples["modality"].isna().all()
-    assert notes == ("1 series have gaps, repeated slices, mixed orientations or a tilt.",)
+    assert notes == ("1 series are not as they should be: case1/cr/3 (gap).",)
 
 
 def test_slices_can_be_chosen(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_damaged_files_keep_a_row_and_go_into_quarantine(tmp_path: Path) -> None
     (root / "case2" / "page.DCM").write_bytes(b"<!DOCTYPE html>")
     dataset = load_dataset("dicom", root=root)
     assert {"case1/empty.dcm", "case2/page.DCM"} <= set(dataset.samples["id"])
-    assert any("2 DICOM files are damaged" in note for note in dataset.notes)
+    assert any("2 DICOM files or folders are damaged" in note for note in dataset.notes)
     report = featcache.extract("pixels", dataset, registry_name="dicom", image_size=16)
     assert {(failure.path, bool(failure.remedy)) for failure in report.failures} == {
         ("case1/empty.dcm", True),

@@ -154,7 +154,11 @@ def test_a_seeded_split_keeps_patients_together(image_folder: WriteImages) -> No
         ({"label": ["a", "b"], "path": ["../x.png", "y.png"]}, {}, "leads out of the root"),
         ({"label": ["a", "b"], "path": ["/elsewhere/x.png", "y.png"]}, {}, "below the root"),
         ({"label": ["a", "b"], "path": [None, "y.png"]}, {}, "have no path"),
-        ({"label": ["a", "b"], "path": ["y.png", "y.png"], "split": ["train", "test"]}, {}, "more than once"),
+        (
+            {"label": ["a", "b"], "path": ["y.png", "y.png"], "split": ["train", "test"]},
+            {},
+            "several rows that differ: y.png",
+        ),
     ],
 )
 def test_a_bad_table_is_explained(

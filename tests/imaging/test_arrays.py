@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -207,3 +208,29 @@ def test_a_header_that_claims_more_than_there_is_is_an_image_error(tmp_path: Pat
         archive.write(tmp_path / "a.npy", "a.npy")
     with pytest.raises(ImageError):
         read(tmp_path / "a.npz")
+
+
+def header_of(shape: tuple[int, ...]) -> bytes:
+    """A .npy file that promises an array and has none of it."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(50_000, 50_000), (50_000, 50_000, 3), (2, 50_000, 50_000)])
+@pytest.mark.parametrize("ending", ["npy", "npz", "mat"])
+def test_pictures_beyond_the_limit_are_refused_by_the_header_alone(
+    tmp_path: Path, shape: tuple[int, ...], ending: str
+) -> None:
+    path = tmp_path / f"x.{ending}"
+    if ending == "npy":
+        path.write_bytes(header_of(shape))
+    elif ending == "npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("image.npy", header_of(shape))
+    else:
+        stored = (3, 50_000, 50_000) if shape[-1] == 3 else shape  # MATLAB's order
+        with h5py.File(path, "w") as file:
+            file.create_dataset("image", shape=stored, dtype="u1", chunks=(1,) * (len(shape) - 2) + (1000, 1000))
+    with pytest.raises(ImageError, match="more than the limit"):
+        read(path)
