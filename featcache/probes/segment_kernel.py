@@ -33,7 +33,7 @@ def _compile(function: Callable[..., None]) -> Callable[..., None]:
     return compiled
 
 
-@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(inline="always")
 def _power(x: Any) -> Any:
     """e to the x for x <= 0, to 3e-7 relative: 2**n times a polynomial on [-1/2, 1/2], which vectorises."""
     y = x * np.float32(_LOG2E)
