@@ -49,7 +49,7 @@ def results(
 @click.command()
 @click.argument("first")
 @click.argument("second")
-@click.option("--metrics", type=NameList(), default="auroc,balanced_accuracy", show_default=True, help="To compare.")
+@click.option("--metrics", type=NameList(), help="To compare [auroc,balanced_accuracy; of segmentations dice].")
 @click.option("--runs", nargs=2, type=int, default=(0, 0), help="Which run of each, from 0.")
 @click.option("--n-bootstrap", type=click.IntRange(min=1), default=2000, show_default=True, help="Resamples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the resamples.")
@@ -66,12 +66,14 @@ def compare(first: str, second: str, runs: tuple[int, int], home: Path | None, a
         return
     click.echo(f"A: {found.first}")
     click.echo(f"B: {found.second}")
-    click.echo(f"task {found.task}, {found.n_rows} samples")
+    units = "volumes" if found.metrics[0].metric in ("dice", "iou", "hd95", "surface_dice") else "samples"
+    click.echo(f"task {found.task}, {found.n_rows} {units}")
     for comparison in found.metrics:
         click.echo(comparison.sentence("A", "B"))
     if len(found.labels) > 1:
+        what = found.labels[0][1].metric.replace("auroc", "AUROC")
         print_table([
-            {"label": label, "AUROC of A": one.first, "AUROC of B": one.second, "difference": one.difference.value,
+            {"label": label, f"{what} of A": one.first, f"{what} of B": one.second, "difference": one.difference.value,
              "p": one.p_value, "p (Holm)": one.p_adjusted, "test": one.test}
             for label, one in found.labels
         ])  # fmt: skip

@@ -52,6 +52,7 @@ _HEAD_OPTIONS = (
 @click.option("--shots", type=NumberList(int), help="Learn from so few images or volumes: 1,2,4,8,16.")
 @click.option("--by-volume", is_flag=True, default=None, help="Shots are volumes, with all of their slices.")
 @click.option("--shot-protocol", type=click.Choice(["random", "study"]), help="study: evenly spaced [random].")
+@click.option("--n-tries", type=click.IntRange(min=1), help="Draws of each number of shots: mean and CI over them [1].")
 @click.option(
     "--protocol", type=click.Choice(["native", "study"]), help="study: Dice pooled over the split at S x S [native]."
 )
@@ -65,7 +66,11 @@ _HEAD_OPTIONS = (
 @click.option("--allow-patient-overlap", is_flag=True, default=None, help="Score although patients straddle splits.")
 @click.option("--fresh", is_flag=True, default=None, help="Compute, although the ledger has this result.")
 @click.option("--per-class", is_flag=True, help="Show the scores of each class too.")
-@click.option("--per-volume", is_flag=True, help="Show the scores of each volume or picture too.")
+@click.option(
+    "--per-volume",
+    is_flag=True,
+    help="Show the scores of each volume or picture too, of several tries those of each try.",
+)
 @click.option(
     "--save-predictions",
     "folder",
@@ -166,7 +171,8 @@ def _print(result: Result, *, per_class: bool, per_volume: bool) -> None:
             classes.append({**which, "class": label, **found})
         for part in run.subgroups:
             shown = {name: number(part.metrics[name].value) for name in run.metrics}
-            volumes.append({**which, "volume": part.value, "slices": part.n, **shown})
+            unit = {"try": part.value} if part.column == "try" else {"volume": part.value, "slices": part.n}
+            volumes.append({**which, **unit, **shown})
     print_table(lines)
     if per_class:
         print_table(classes)

@@ -32,7 +32,7 @@ def load(
     *,
     axis: Axis = "axial",
     slices: str = "all",
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | str = (),
     table: Path | str | None = None,
     label_columns: Sequence[str] = (),
     keep_columns: Sequence[str] = (),
@@ -51,7 +51,7 @@ def load(
     axis, slices
         See :func:`featcache.datasets.volumes.slice_table`.
     classes
-        Names of the label values 0, 1, 2 …; without them every value but 0 is foreground.
+        Names of the label values 0, 1, 2 …, as a list or with commas; without them every value but 0 is foreground.
     table
         CSV or Parquet below the root (or anywhere) with a column ``volume``; optionally ``patient`` and ``split``.
     label_columns
@@ -200,7 +200,9 @@ def _label_tasks(samples: pd.DataFrame, labels: tuple[str, ...]) -> tuple[Task, 
     return tuple(tasks)
 
 
-def _mask_tasks(volumes: Sequence[Volume], classes: Sequence[str]) -> tuple[Task, ...]:
+def _mask_tasks(volumes: Sequence[Volume], classes: Sequence[str] | str) -> tuple[Task, ...]:
+    if isinstance(classes, str):
+        classes = tuple(name.strip() for name in classes.split(",") if name.strip())
     if not any(volume.mask for volume in volumes):
         return ()
     if len(classes) < 2:

@@ -18,21 +18,20 @@ from featcache.errors import ConfigurationError, ProbeError
 from featcache.evaluation.native import Border
 from featcache.evaluation.native_scores import SegmentationScores
 from featcache.evaluation.segment_fitting import FittingJob
-from featcache.evaluation.segment_heads import HeadSettings, uses_layers
+from featcache.evaluation.segment_heads import HeadSettings, Segmenter, uses_layers
 from featcache.evaluation.segment_predictions import NativePredictions
 from featcache.evaluation.segment_rows import (
     SegmentRows,
     Shots,
-    draw_shots,
     refuse_cropped,
     segmentation_task,
     select_segment_rows,
     straddling_notes,
-    training_classes,
     unmasked_notes,
 )
 from featcache.evaluation.segment_scores import native_run, study_run
 from featcache.evaluation.segment_tokens import chosen_tokens
+from featcache.evaluation.segment_tries import run_tries
 from featcache.metrics.segmentation import DEFAULT_TOLERANCE
 from featcache.records import ProbeRun, Result
 from featcache.results import Ledger, fingerprint
@@ -69,6 +68,7 @@ def segment(
     shots: Sequence[int] = (),
     by_volume: bool = False,
     shot_protocol: Literal["random", "study"] = "random",
+    n_tries: int = 1,
     protocol: Protocol = "native",
     border: Border = "refuse",
     tolerance: float = DEFAULT_TOLERANCE,
@@ -95,6 +95,9 @@ def segment(
     shots, by_volume, shot_protocol
         Sizes of few-shot training sets in images, or in volumes with all of their slices; drawn with the seed and
         nested, or evenly spaced as the study does.
+    n_tries
+        Draws of each size, with the seeds ``settings.seed``, ``+ 1`` …; with several the run is their mean, its
+        interval a t interval over the draws, and its subgroups are the draws. The head's own seed stays.
     protocol
         ``native``: per volume and class in the masks' own geometry. ``study``: Dice pooled over the split at S x S.
     border
@@ -135,6 +138,11 @@ def segment(
         raise ProbeError("the probe learns from train: scoring it there says nothing", remedy="Score val or test.")
     if protocol not in ("native", "study") or shot_protocol not in ("random", "study"):
         raise ConfigurationError(f"unknown protocol {protocol!r} or {shot_protocol!r}")
+    if n_tries < 1 or (n_tries > 1 and (not shots or shot_protocol == "study")):
+        raise ConfigurationError(
+            f"{n_tries} tries need training sets that are drawn at random",
+            remedy="Give --shots, without --shot-protocol study; or leave --n-tries out.",
+        )
     masks = open_masks(opened.path.parent.parent, opened.dataset, task=answered.name)
     settings = replace(settings, tokens=chosen_tokens(opened, settings.tokens, layered=uses_layers(settings)))
     parts = {name: select_segment_rows(opened, masks, answered, name) for name in ("train", "val", split)}
@@ -156,6 +164,7 @@ def segment(
         "shots": list(shots),
         "by_volume": by_volume,
         "shot_protocol": shot_protocol,
+        "n_tries": n_tries,
         "protocol": protocol,
         "border": border,
         "tolerance": tolerance,
@@ -177,41 +186,33 @@ def segment(
     if known is not None:
         return SegmentationOutcome(known, masks, None, None)
     job = FittingJob(opened, masks, settings, memory)
-    runs: list[ProbeRun] = []
-    selections: dict[str, Any] = {}
-    predictions: NativePredictions | None = None
-    scores: SegmentationScores | None = None
-    for count in shots or (None,):
-        train = parts["train"]
-        if count is not None:
-            train = draw_shots(train, Shots(count, by_volume, shot_protocol), settings.seed)
-        notes += training_classes(masks, train, "" if count is None else f"{count} shots: ")
-        head = job.fit(train, parts["val"], again=count is None and split != "val")
-        selections["all" if count is None else str(count)] = head.selection_
-        notes += [note for note in getattr(head, "notes_", ()) if note not in notes]
-        about = {"head": settings.head} | ({} if count is None else {"shots": count}) | head.chosen_
-        scored = parts[split]
+    scored = parts[split]
+
+    def score(
+        head: Segmenter, about: Mapping[str, Any]
+    ) -> tuple[ProbeRun, NativePredictions, SegmentationScores | None]:
         predictions = NativePredictions(head, job.tokens, scored, masks, job.preprocess, border=border)
+        common: dict[str, Any] = {"n": n_bootstrap, "seed": settings.seed}
         if protocol == "study":
             stream = job.stream(scored, keep=False)
-            run = study_run(
-                about,
-                split,
-                head,
-                stream,
-                scored,
-                class_names=answered.classes,
-                n=n_bootstrap,
-                seed=settings.seed,
-            )
-        else:
-            run, scores = native_run(
-                about, split, masks, predictions, scored, tolerance=tolerance, n=n_bootstrap, seed=settings.seed
-            )
-            notes += [note for note in scores.notes if note not in notes]
-        runs.append(run)
-    names = tuple(part.value for part in runs[-1].subgroups) if protocol == "native" else parts[split].ids
-    known_patients = parts[split].patients() is not None
+            run = study_run(about, split, head, stream, scored, class_names=answered.classes, **common)
+            return run, predictions, None
+        run, scores = native_run(about, split, masks, predictions, scored, tolerance=tolerance, **common)
+        return run, predictions, scores
+
+    done = run_tries(
+        job,
+        masks,
+        parts,
+        [Shots(count, by_volume, shot_protocol) for count in shots],
+        score,
+        head_name=settings.head,
+        seed=settings.seed,
+        n_tries=n_tries,
+        again=split != "val",
+    )
+    names, groups = _units(scored, done.scores)
+    resampled = "patients" if groups is not None else "volumes" if protocol == "native" else "images"
     result = Result(
         probe="segment",
         dataset=opened.dataset,
@@ -224,23 +225,36 @@ def segment(
             "interval": "percentile",
             **{name: value for name, value in question.items() if name != "settings"},
             **asdict(settings),
-            "resampled": "patients" if known_patients else "volumes" if protocol == "native" else "images",
+            "resampled": "draws" if n_tries > 1 else resampled,
             "image_size": job.size,
             "n_train": len(parts["train"]),
             "n_val": len(parts["val"]),
-            "selection": selections,
+            "selection": done.selections,
         },
-        runs=tuple(runs),
+        runs=tuple(done.runs),
         ids=names,
         targets=np.full(len(names), np.nan),
-        groups=None,
-        notes=(*opened.notes, *notes),
+        groups=groups,
+        notes=(*opened.notes, *notes, *done.notes),
         seconds=time.perf_counter() - begin,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=mark,
         versions=_versions(),
+        episodes={"draws": done.draws} if done.draws else None,
     )
-    return SegmentationOutcome(ledger.record(result) if record else result, masks, predictions, scores)
+    recorded = ledger.record(result) if record else result
+    return SegmentationOutcome(recorded, masks, done.predictions, done.scores)
+
+
+def _units(rows: SegmentRows, scores: SegmentationScores | None) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    """Names of what was scored, volumes or images, and the number of each one's patient."""
+    names = rows.ids if scores is None else tuple(unit.name for unit in scores.units)
+    patients = rows.patients()
+    if patients is None:
+        return names, None
+    first = rows.ids if scores is None else [unit.members[0] for unit in scores.units]
+    numbers: dict[str, int] = {}
+    return names, np.array([numbers.setdefault(patients[name], len(numbers)) for name in first], np.int64)
 
 
 def _digest(store: FeatureStore, masks: Masks, rows: SegmentRows) -> str:

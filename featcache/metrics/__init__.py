@@ -29,6 +29,7 @@ from featcache.metrics.ranking import auroc, average_precision, sensitivity_at_s
 from featcache.metrics.resampling import resample_weights
 from featcache.metrics.segmentation import (
     SEGMENTATION_METRICS,
+    compare_volumes,
     dice,
     iou,
     mean_over_volumes,
@@ -60,6 +61,7 @@ __all__ = [
     "compare",
     "compare_classes",
     "compare_many",
+    "compare_volumes",
     "delong",
     "dice",
     "ece",

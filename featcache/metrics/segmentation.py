@@ -15,6 +15,7 @@ NaN is left out of means: that a class was rightly not found in a volume that la
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import ProbeError
 from featcache.metrics.bootstrap import bootstrap, bootstrap_many
+from featcache.metrics.comparison import Comparison, compare_many
 from featcache.metrics.inputs import Floats
 from featcache.metrics.intervals import IntervalMethod
 from featcache.metrics.surfaces import check_spacing, label_distances
@@ -33,6 +35,7 @@ from featcache.records import Estimate
 __all__ = [
     "DEFAULT_TOLERANCE",
     "SEGMENTATION_METRICS",
+    "compare_volumes",
     "dice",
     "iou",
     "mean_over_volumes",
@@ -250,6 +253,56 @@ def mean_over_volumes(
     return found["mean"], tuple(found[name] for name in metrics)
 
 
+def compare_volumes(
+    first: ArrayLike,
+    second: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    metric: str = "dice",
+    n: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[Comparison, tuple[Comparison, ...]]:
+    """Test the difference of two models' mean scores on the same volumes by the paired bootstrap over patients.
+
+    Parameters
+    ----------
+    first, second
+        (n_volumes, C) scores of each class, NaN where undefined, of the same volumes in the same order.
+    groups
+        (n_volumes,) patient of each; None makes each volume a group of its own.
+    metric
+        What the score is called.
+    n, seed, level
+        As in :func:`featcache.metrics.compare`.
+
+    Returns
+    -------
+    mean
+        Of the means of the classes, as :func:`mean_over_volumes` gives them.
+    classes
+        Of each class.
+
+    Raises
+    ------
+    ProbeError
+        If the tables differ in shape, or as in :func:`featcache.metrics.compare`.
+
+    Examples
+    --------
+    >>> mean, classes = compare_volumes([[0.8], [0.6]], [[0.8], [0.6]], n=50)
+    >>> mean.difference.value, mean.shown
+    (0.0, False)
+    """
+    one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.ndim != 2 or not one.size or one.shape != two.shape:
+        raise ProbeError(f"scores must have one shape (volumes, classes), got {one.shape} and {two.shape}")
+    metrics = {str(place): partial(_scored_class, place=place) for place in range(one.shape[1])}
+    found = compare_many({"mean": _scored_mean, **metrics}, one, one, two, groups, n=n, seed=seed, level=level)
+    named = {name: replace(comparison, metric=metric) for name, comparison in found.items()}
+    return named["mean"], tuple(named[name] for name in metrics)
+
+
 def pooled_dice(counts: ArrayLike) -> float:
     """The study's Dice: elements pooled over all images and foreground classes.
 
@@ -315,6 +368,14 @@ def _class_mean(values: Floats, _: Any, weights: Floats, place: int) -> Floats:
 
 def _mean_of_means(values: Floats, _: Any, weights: Floats) -> Floats:
     return defined_mean(_class_means(values, weights))
+
+
+def _scored_class(_: Any, values: Floats, weights: Floats, place: int) -> Floats:
+    return _class_mean(values, None, weights, place)
+
+
+def _scored_mean(_: Any, values: Floats, weights: Floats) -> Floats:
+    return _mean_of_means(values, None, weights)
 
 
 def _class_means(values: Floats, weights: Floats) -> Floats:

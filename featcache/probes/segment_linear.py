@@ -88,9 +88,14 @@ class LinearBank:
         maps = product.permute(3, 0, 4, 1, 2).contiguous()
         slopes = torch.empty_like(maps)
         slope_of = self._slope_of(labels)
+        b, size = len(labels), len(self._rows)
+        wide = tokens.new_empty(b, self._classes, tokens.shape[1], size)
+        large = tokens.new_empty(b, self._classes, size, size)  # one for all heads: fresh memory is slow to touch
         for head in range(self._count):
-            large = slope_of(self._rows @ (maps[head] @ self._columns))
-            torch.matmul(self._rows.T @ large, self._columns.T, out=slopes[head])
+            torch.matmul(maps[head], self._columns, out=wide)
+            torch.matmul(self._rows, wide, out=large)
+            torch.matmul(self._rows.T, slope_of(large), out=wide)
+            torch.matmul(wide, self._columns.T, out=slopes[head])
         slope = slopes.permute(1, 3, 4, 0, 2).reshape(len(flat), -1)
         for value, speed, change in zip(
             (self.weight, self.bias), self._speed, (flat.T @ slope, slope.sum(dim=0)), strict=True

@@ -135,6 +135,7 @@ class CompiledSlope:
     def __init__(self, labels: Tensor, n_classes: int, kind: SegmentLoss) -> None:
         flat: NDArray[np.uint8] = labels.to(torch.uint8).reshape(len(labels), -1).numpy()
         self._labels, self._kind = flat, kind
+        self._workers = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="featcache-maps")
         self._counts = np.bincount(flat.ravel(), minlength=n_classes) + _SMOOTH
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -145,18 +146,17 @@ class CompiledSlope:
         maps = logits.view(b, n_classes, -1).numpy()
         sums = np.zeros((b, 2, n_classes))
         constant, of_truth = np.zeros((2, n_classes), np.float32)
-        with ThreadPoolExecutor(torch.get_num_threads()) as workers:
-            list(workers.map(softmax_sums, maps, self._labels, sums))
-            if self._kind != "ce":
-                of_shares, both = sums.sum(axis=0)
-                sizes = of_shares + self._counts
-                constant[1:] = ((2 * both + _SMOOTH) / sizes**2)[1:] / (n_classes - 1)
-                of_truth[1:] = (-2 / sizes)[1:] / (n_classes - 1)
-            entropy = 0.0 if self._kind == "dice" else 1 / self._labels.size
-            jobs = (
-                workers.submit(slope_of_shares, *pair, constant, of_truth, entropy)
-                for pair in zip(maps, self._labels, strict=True)
-            )
-            for job in list(jobs):
-                job.result()
+        list(self._workers.map(softmax_sums, maps, self._labels, sums))
+        if self._kind != "ce":
+            of_shares, both = sums.sum(axis=0)
+            sizes = of_shares + self._counts
+            constant[1:] = ((2 * both + _SMOOTH) / sizes**2)[1:] / (n_classes - 1)
+            of_truth[1:] = (-2 / sizes)[1:] / (n_classes - 1)
+        entropy = 0.0 if self._kind == "dice" else 1 / self._labels.size
+        jobs = (
+            self._workers.submit(slope_of_shares, *pair, constant, of_truth, entropy)
+            for pair in zip(maps, self._labels, strict=True)
+        )
+        for job in list(jobs):
+            job.result()
         return logits

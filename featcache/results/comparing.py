@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featcache.errors import ResultError
 from featcache.metrics import Comparison, adjust, compare_many, delong, select_metrics
 from featcache.records import ProbeRun, Result
+from featcache.results.comparing_volumes import compare_volume_runs
 
 __all__ = ["ResultComparison", "compare_results"]
 
@@ -30,7 +31,8 @@ class ResultComparison:
     metrics: tuple[Comparison, ...]
     """One for each metric, by the paired bootstrap over patients, adjusted by Holm."""
     labels: tuple[tuple[str, Comparison], ...]
-    """Class or label and its AUROC, by DeLong's test (clustered by patient), adjusted by Holm."""
+    """Class or label and its AUROC, by DeLong's test (clustered by patient), adjusted by Holm; of segmentations each
+    class's first metric, by the paired bootstrap."""
     notes: tuple[str, ...]
     """What a reader must know."""
 
@@ -39,7 +41,7 @@ def compare_results(
     first: Result,
     second: Result,
     *,
-    metrics: Sequence[str] = ("auroc", "balanced_accuracy"),
+    metrics: Sequence[str] | None = None,
     run: tuple[int, int] = (0, 0),
     n_bootstrap: int = 2000,
     seed: int = 0,
@@ -51,7 +53,8 @@ def compare_results(
     first, second
         Results of the same dataset, task and split, maybe of different models, features or probes.
     metrics
-        Names of :data:`featcache.metrics.METRICS`.
+        Names of :data:`featcache.metrics.METRICS`; default AUROC and balanced accuracy. Of results of ``segment``:
+        ``dice`` (default), ``iou``, ``hd95``, ``surface_dice``, each the mean over volumes, paired volume by volume.
     run
         Which run of each: with several k, the place of one.
     n_bootstrap
@@ -75,6 +78,8 @@ def compare_results(
             f"{second.dataset}: they cannot be compared",
             remedy="Compare results of one dataset and task, with the same labels.",
         )
+    if first.probe == second.probe == "segment":
+        return _segmentations((first, second), metrics or ("dice",), run, n_bootstrap, seed)
     (one, scores_one), (two, scores_two) = _run(first, run[0]), _run(second, run[1])
     rows_one, rows_two = _common(first.ids, second.ids)
     if not len(rows_one):
@@ -86,7 +91,7 @@ def compare_results(
         )
     groups = None if first.groups is None else first.groups[rows_one]
     scores = (scores_one[rows_one], scores_two[rows_two])
-    chosen = select_metrics(metrics)
+    chosen = select_metrics(metrics or ("auroc", "balanced_accuracy"))
     found = compare_many(chosen, truth, *scores, groups=groups, n=n_bootstrap, seed=seed)
     notes = [] if groups is not None else ["No patient ids: the tests take every sample as independent."]
     left_out = len(first.ids) + len(second.ids) - 2 * len(rows_one)
@@ -111,11 +116,33 @@ def describe(result: Result, run: ProbeRun) -> str:
     return f"{result.model} {result.probe}" + (f" ({settings})" if settings else "")
 
 
-def _run(result: Result, place: int) -> tuple[ProbeRun, NDArray[np.float64]]:
-    """A run and the score of each of its samples."""
+def _segmentations(
+    results: tuple[Result, Result], metrics: Sequence[str], places: tuple[int, int], n_bootstrap: int, seed: int
+) -> ResultComparison:
+    if any(result.config["split"] != results[0].config["split"] for result in results):
+        raise ResultError("the two results score different splits", remedy="Score the same split.")
+    runs = (_numbered(results[0], places[0]), _numbered(results[1], places[1]))
+    found, labels, count, notes = compare_volume_runs(results, runs, metrics, n_bootstrap=n_bootstrap, seed=seed)
+    return ResultComparison(
+        first=describe(results[0], runs[0]),
+        second=describe(results[1], runs[1]),
+        task=results[0].task,
+        n_rows=count,
+        metrics=found,
+        labels=labels if len(labels) > 1 else (),
+        notes=tuple(notes),
+    )
+
+
+def _numbered(result: Result, place: int) -> ProbeRun:
     if not 0 <= place < len(result.runs):
         raise ResultError(f"{result.id} has {len(result.runs)} runs, not one of number {place}")
-    run = result.runs[place]
+    return result.runs[place]
+
+
+def _run(result: Result, place: int) -> tuple[ProbeRun, NDArray[np.float64]]:
+    """A run and the score of each of its samples."""
+    run = _numbered(result, place)
     if run.scores is None:
         what = "it scores volumes" if result.probe == "segment" else "it is a mean over episodes"
         raise ResultError(

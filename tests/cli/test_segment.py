@@ -54,7 +54,11 @@ def test_the_whole_way_from_label_files_to_predictions_that_lie_on_their_images(
     assert result["id"] in run("results").stdout
     refused = run("compare", result["id"], few["id"], check=False)
     assert refused.returncode == 1
-    assert "it scores volumes" in refused.stderr
+    assert "pools its pixels" in refused.stderr
+    knn = json.loads(run("probe", "segment", "--head", "knn", "--n-bootstrap", 20, "--json").stdout)
+    compared = run("compare", result["id"], knn["id"]).stdout
+    assert "2 volumes" in compared
+    assert "difference in dice" in compared or "higher dice" in compared
 
 
 def test_a_head_that_is_not_known_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -105,3 +105,12 @@ def test_foreground_without_label_volumes_is_refused(tmp_path: Path) -> None:
     write_volume(tmp_path / "a.nii.gz")
     with pytest.raises(ConfigurationError, match="needs label volumes"):
         slice_table(tmp_path, [Volume("a", "a.nii.gz")], slices="foreground")
+
+
+def test_class_names_may_be_one_text_with_commas_as_the_command_line_gives_them(tmp_path: Path) -> None:
+    volume = nibabel.Nifti1Image(np.zeros((4, 4, 2), np.uint8), np.eye(4))
+    for name in ("a", "a_seg"):
+        nibabel.save(volume, tmp_path / f"{name}.nii.gz")
+    for classes in ("background, liver,spleen", ["background", "liver", "spleen"]):
+        (task,) = load_dataset("nifti", root=tmp_path, classes=classes).tasks
+        assert (task.classes, task.mask_values) == (("background", "liver", "spleen"), (0, 1, 2))
