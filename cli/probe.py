@@ -51,7 +51,9 @@ def _common_options(command: F) -> F:
 
 
 _pool_option = click.option(
-    "--pool", type=click.Choice(["mean", "max", "median"]), help="Slices of a volume become one row."
+    "--pool",
+    type=click.Choice(["mean", "max", "median", "attention"]),
+    help="Slices of a volume become one row. attention is learnt with its head: featcache probe volume.",
 )
 _features_option = click.option(
     "--features", help="cls, patch_mean, cls+patch_mean, layers:4 … [cls; linear: all that its protocol combines]."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,8 @@ _REPAYS_SCREEN = 1e11
 _REPAYS_TORCH = 4e11
 # The screen is prepared once for all queries: fewer do not repay it.
 _FEWEST_QUERIES = 1000
+# What a search builds from the rows when it first needs it.
+_BUILT = ("_screen", "_vectors")
 # Queries by which the recall of an approximate index is measured.
 _RECALL_SAMPLE = 256
 
@@ -101,6 +103,15 @@ class ExactKNN(Parameters):
         self.algorithm = algorithm
         self.index = index
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: without the indexes, which the next search builds again from the rows.
+
+        FAISS cannot serialise an index where another library made with SWIG (SimpleITK) was imported after it: they
+        share one table of C++ types. Without them the pickle is smaller too, and fits a machine with other processors.
+        An index of kind ``"hnsw"`` that is built again by several threads may find other neighbours.
+        """
+        return {name: value for name, value in vars(self).items() if name not in _BUILT}
+
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Keep (n, D) features; indexes are built when the first search needs them. ``y`` is ignored.
 
@@ -130,7 +141,7 @@ class ExactKNN(Parameters):
             )
         self._rows = lengths(features, "the training features")
         self.rows_, self.n_rows_, self.n_features_in_ = features, n, features.shape[1]
-        for built in ("_screen", "_vectors"):
+        for built in _BUILT:
             vars(self).pop(built, None)
         return self
 

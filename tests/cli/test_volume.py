@@ -31,3 +31,8 @@ def test_volumes_are_cross_validated_and_the_heads_compared(tmp_path: Path) -> N
     assert "over patients" in shown
     assert "pool = attention" in shown
     assert "torch" not in loaded_by(*question, "--pool", "max", "--position")
+    # Attention is learnt with its head, by one probe only: nothing else is pooled instead without a word.
+    for name in ("knn", "logistic", "linear"):
+        refused = run("probe", name, "--dataset", "sars_cov_2", "--pool", "attention", check=False)
+        assert refused.returncode == 1
+        assert "featcache probe volume --pool attention" in refused.stderr

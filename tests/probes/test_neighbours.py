@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import faiss
@@ -103,3 +105,33 @@ def test_unfitted_and_unknown_metric_are_refused() -> None:
         ExactKNN(1).kneighbors(np.eye(2))
     with pytest.raises(ConfigurationError, match="unknown metric"):
         ExactKNN(1, metric="l2").fit(np.eye(2))  # type: ignore[arg-type]
+
+
+_PICKLED_BESIDE_SIMPLEITK = """
+import copy
+import pickle
+
+import numpy as np
+
+from featcache.probes import ExactKNN, MultiLabelKNN
+
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(40, 5)), rng.random((40, 3)) < 0.5
+model, index = MultiLabelKNN(3).fit(X, Y), ExactKNN(4).fit(X)
+near = index.kneighbors(X)[1]
+import SimpleITK
+
+again = pickle.loads(pickle.dumps(model))
+np.testing.assert_array_equal(again.predict_scores(X)[3], model.predict_scores(X)[3])
+np.testing.assert_array_equal(pickle.loads(pickle.dumps(index)).kneighbors(X)[1], near)
+np.testing.assert_array_equal(copy.deepcopy(index).kneighbors(X)[1], near)
+"""
+
+
+def test_what_has_searched_is_pickled_after_simpleitk_took_over_the_swig_types_of_faiss() -> None:
+    pytest.importorskip("SimpleITK")
+    # A process of its own: the fault shows only where FAISS was imported first.
+    done = subprocess.run(
+        [sys.executable, "-c", _PICKLED_BESIDE_SIMPLEITK], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -43,9 +43,6 @@ NO_DIRECTION = {"check_estimators_dtypes": "a row that is all zero after the cas
 GRID_FIRST = {
     "check_methods_sample_order_invariance": "decision_function is (n_C, n, n_outputs): the first axis is the grid"
 }
-UNSETTLED = {("MultiLabelKNN", "check_estimators_pickle")}
-"""Failed in two of three runs of the whole suite and never by itself; the cause is not known yet."""
-
 EXPECTED: dict[str, dict[str, str]] = {
     "ExactKNN": NO_DIRECTION,
     "KNNProbe": NO_DIRECTION,
@@ -66,9 +63,6 @@ def test_scikit_learns_checks_pass(estimator: Any) -> None:
         warnings.simplefilter("ignore")
         found = check_estimator(estimator, expected_failed_checks=expected, on_fail=None, on_skip=None)
     failed = {check["check_name"]: repr(check["exception"]) for check in found if check["status"] == "failed"}
-    unsettled = {name: failed.pop(name) for name in list(failed) if (name_of(estimator), name) in UNSETTLED}
-    if unsettled:
-        warnings.warn(f"unsettled: {unsettled}", stacklevel=1)
     assert not failed
     # A check that has come to pass leaves the list.
     assert {check["check_name"] for check in found if check["status"] == "xfail"} == set(expected)
