@@ -19,6 +19,7 @@ from featcache.probes.fewshot_logistic import logistic_head
 from featcache.probes.fewshot_scores import link, project, vote_of_support
 from featcache.probes.fewshot_supports import (
     Supports,
+    prepared_rows,
     refuse_unknown,
     support_blocks,
     transformed_supports,
@@ -185,12 +186,13 @@ class FewShot(Parameters):
         self.n_features_in_ = width
         self.origin_ = np.zeros(width) if self.normalize == "l2" else features.mean(axis=0, dtype=np.float64)
         self.center_ = np.zeros((*grid, width), dtype=np.float32)
+        prepared = prepared_rows(features, self.origin_, self.normalize)
         if self.head == "knn":
-            self._rows, self._targets = features, indicator
+            self._rows, self._targets = prepared, indicator
         else:
             self.coef_ = np.zeros((*grid, self.n_classes_, width), dtype=np.float32)
             self.intercept_ = np.zeros((*grid, self.n_classes_))
-        stopped = self._solve_all(features, indicator)
+        stopped = self._solve_all(prepared, indicator)
         notes = what_supports_lack(episodes, indicator, multilabel=self.multilabel_)
         unsolved = [f"{stopped} logistic regressions did not converge: lower C."] if stopped else []
         self.notes_ = (*notes, *unsolved)
@@ -296,14 +298,14 @@ class FewShot(Parameters):
             raise ProbeError(f"k must be positive, got {self.k}", remedy="The default is 20.")
         check_temperature(self.temperature)
 
-    def _supports(self, shot: int, episodes: slice, features: Singles, indicator: Floats) -> Supports:
+    def _supports(self, shot: int, episodes: slice, prepared: Singles, indicator: Floats) -> Supports:
         """Of some episodes; sets ``center_``."""
         chosen = self.episodes_.rows[shot][episodes]
-        found = transformed_supports(features, indicator, chosen, origin=self.origin_, normalize=self.normalize)
+        found = transformed_supports(prepared, indicator, chosen, normalize=self.normalize)
         self.center_[shot, episodes] = found.center
         return found
 
-    def _solve_all(self, features: Singles, indicator: Floats) -> int:
+    def _solve_all(self, prepared: Singles, indicator: Floats) -> int:
         """Solve every episode, one block on each core; return how many did not converge."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -311,14 +313,14 @@ class FewShot(Parameters):
         # ten times as long as they work.
 
         def solve(block: tuple[int, slice]) -> int:
-            return self._solve(*block, features, indicator)
+            return self._solve(*block, prepared, indicator)
 
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-            return sum(pool.map(solve, support_blocks(self.episodes_, 4 * features.shape[1])))
+            return sum(pool.map(solve, support_blocks(self.episodes_, 4 * prepared.shape[1])))
 
-    def _solve(self, shot: int, episodes: slice, features: Singles, indicator: Floats) -> int:
+    def _solve(self, shot: int, episodes: slice, prepared: Singles, indicator: Floats) -> int:
         """Set what scores these episodes; return how many did not converge."""
-        part = self._supports(shot, episodes, features, indicator)
+        part = self._supports(shot, episodes, prepared, indicator)
         if self.head == "knn":
             return 0
         Z, Y, known = part.rows, part.target, part.known

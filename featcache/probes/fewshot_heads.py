@@ -17,9 +17,6 @@ __all__ = ["center_gram", "centroid_head", "ridge_head"]
 Floats: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 
-_LARGE = 48
-"""Rows from which on a factorisation takes longer than the call of it."""
-
 
 def centroid_head(K: Floats, Y: Floats, known: Mask, *, multilabel: bool) -> tuple[Floats, Floats]:
     """Nearest class mean by Euclidean distance, as a linear function.
@@ -67,7 +64,8 @@ def centroid_head(K: Floats, Y: Floats, known: Mask, *, multilabel: bool) -> tup
 def ridge_head(K: Floats, Y: Floats, known: Mask, *, alpha: float) -> tuple[Floats, Floats]:
     """Ridge regression of targets -1 and 1 with an intercept that is not penalised, in its dual form.
 
-    Minimises ``|t - Z w - b|^2 + alpha |w|^2`` for each column: with centred K and t, ``(K + alpha I) A = t``.
+    Minimises ``|t - Z w - b|^2 + alpha |w|^2`` for each column. The dual weights solve ``(K + alpha I) A = t - 1 b``
+    and sum to zero, so that two solutions of one factorisation, of t and of ones, give both.
 
     Parameters
     ----------
@@ -87,42 +85,46 @@ def ridge_head(K: Floats, Y: Floats, known: Mask, *, alpha: float) -> tuple[Floa
 
     References
     ----------
-    Saunders, Gammerman and Vovk, "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998.
+    Saunders, Gammerman and Vovk, "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998; with the
+    intercept, Suykens and Vandewalle, "Least Squares Support Vector Machine Classifiers", Neural Processing Letters 9,
+    1999.
 
     Examples
     --------
     >>> A, b = ridge_head(np.eye(2)[None], np.eye(2)[None], np.ones((1, 2, 2), dtype=bool), alpha=1.0)
-    >>> A.tolist(), b.tolist()
+    >>> A.round(9).tolist(), b.tolist()
     ([[[0.5, -0.5], [-0.5, 0.5]]], [[0.0, 0.0]])
     """
     if not (known == known[:, :, :1]).all():
         parts = [ridge_head(K, Y[:, :, i : i + 1], known[:, :, i : i + 1], alpha=alpha) for i in range(Y.shape[2])]
         return np.concatenate([A for A, _ in parts], axis=2), np.concatenate([b for _, b in parts], axis=1)
-    mask = known[:, :, :1].astype(np.float64)
+    mask = known[:, :, 0].astype(np.float64)
     target = np.where(known, 2 * Y - 1, 0.0)
-    count = np.maximum(mask.sum(axis=1, keepdims=True), 1.0)
-    mean = target.sum(axis=1, keepdims=True) / count
-    centred = center_gram(K, mask[:, :, 0])
-    centred[:, np.arange(K.shape[1]), np.arange(K.shape[1])] += alpha
-    A = _solved(centred, (target - mean) * mask)
-    # The dual weights sum to zero, so that they are weights of the rows that are not centred too.
-    b: Floats = mean[:, 0] - (np.swapaxes(mask / count, 1, 2) @ K @ A)[:, 0]
+    A = np.zeros_like(target)
+    b = np.zeros((len(K), target.shape[2]))
+    for place in range(len(K)):
+        rows = mask[place]
+        if not rows.any():
+            continue
+        own = K[place] if rows.all() else K[place] * rows[:, None] * rows
+        solved = _solved(own, np.column_stack([target[place], rows]), alpha)
+        sums = rows @ solved
+        b[place] = sums[:-1] / sums[-1]
+        A[place] = solved[:, :-1] - solved[:, -1:] * b[place]
     return A, b
 
 
-def _solved(K: Floats, T: Floats) -> Floats:
-    """(B, n, m) solutions of positive definite systems: by Cholesky where they are large, half the work of LU."""
-    if K.shape[1] < _LARGE:
-        return np.asarray(np.linalg.solve(K, T), dtype=np.float64)
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+def _solved(K: Floats, T: Floats, alpha: float) -> Floats:
+    """(n, m) solution of ``(K + alpha I) X = T`` by Cholesky; by LU where the penalty is lost in the rounding of K."""
+    from scipy.linalg.lapack import dposv
 
-    A = np.empty_like(T)
-    for place, (system, target) in enumerate(zip(K, T, strict=True)):
-        try:
-            A[place] = cho_solve(cho_factor(system, lower=True, check_finite=False), target, check_finite=False)
-        except LinAlgError:  # a penalty that is lost in the rounding of the Gram matrix
-            A[place] = np.linalg.solve(system, target)
-    return A
+    system = K.copy()
+    system.flat[:: len(K) + 1] += alpha
+    _, solution, fault = dposv(system.T, T, lower=1, overwrite_a=1)
+    if fault:
+        system = K + alpha * np.eye(len(K))
+        solution = np.linalg.solve(system, T)
+    return np.asarray(solution, dtype=np.float64)
 
 
 def center_gram(K: Floats, mask: Floats) -> Floats:

@@ -16,6 +16,7 @@ from featcache.probes.episodes import Episodes
 __all__ = [
     "Normalisation",
     "Supports",
+    "prepared_rows",
     "refuse_unknown",
     "support_blocks",
     "transformed_supports",
@@ -56,33 +57,50 @@ def support_blocks(episodes: Episodes, numbers_per_row: int) -> Iterator[tuple[i
             yield shot, block
 
 
-def transformed_supports(
-    features: Singles,
-    indicator: Floats,
-    supports: Sequence[NDArray[np.int64]],
-    *,
-    origin: Floats,
-    normalize: Normalisation,
-) -> Supports:
-    """The rows of some supports as :class:`featcache.probes.FewShot` transforms them.
+def prepared_rows(features: Singles, origin: Floats, normalize: Normalisation) -> Singles:
+    """What of a transformation is the same in every support: the origin, but for ``l2``; the length for ``l2``.
 
     Parameters
     ----------
     features
         (n, D) training rows.
-    indicator
-        (n, C) targets 0, 1 and NaN.
-    supports
-        B arrays of row numbers.
     origin
-        (D,) subtracted to begin with; not for ``l2``.
+        (D,).
     normalize
         ``cl2``, ``l2`` or ``none``.
 
     Examples
     --------
-    >>> X = np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32)
-    >>> part = transformed_supports(X, np.eye(2), [np.array([0, 1])], origin=np.zeros(2), normalize="l2")
+    >>> prepared_rows(np.array([[2.0, 5.0]], dtype=np.float32), np.array([1.0, 1.0]), "none").tolist()
+    [[1.0, 4.0]]
+    """
+    if normalize != "l2":
+        return features - origin.astype(np.float32)
+    length = np.sqrt(np.einsum("nd,nd->n", features, features))[:, None]
+    scaled: Singles = features / np.where(length > 0, length, np.float32(1))
+    return scaled
+
+
+def transformed_supports(
+    prepared: Singles, indicator: Floats, supports: Sequence[NDArray[np.int64]], *, normalize: Normalisation
+) -> Supports:
+    """The rows of some supports as :class:`featcache.probes.FewShot` transforms them.
+
+    Parameters
+    ----------
+    prepared
+        (n, D) training rows, from :func:`prepared_rows`.
+    indicator
+        (n, C) targets 0, 1 and NaN.
+    supports
+        B arrays of row numbers.
+    normalize
+        ``cl2``, ``l2`` or ``none``.
+
+    Examples
+    --------
+    >>> X = prepared_rows(np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32), np.zeros(2), "l2")
+    >>> part = transformed_supports(X, np.eye(2), [np.array([0, 1])], normalize="l2")
     >>> (5 * part.rows[0, 0]).round(3).tolist()
     [3.0, 4.0]
     """
@@ -91,19 +109,16 @@ def transformed_supports(
         index[place, : len(support)] = support
     real = (index >= 0)[:, :, None]
     # Advanced indexing copies, so that the rest can be in place: this is where the time of small heads goes.
-    Z = features[index]
-    if normalize != "l2":
-        Z -= origin.astype(np.float32)
+    Z = prepared[index]
     ragged = not real.all()
     if ragged:
         Z *= real
-    center = np.zeros((len(supports), features.shape[1]), np.float32)
+    center = np.zeros((len(supports), prepared.shape[1]), np.float32)
     if normalize == "cl2":
         center = (Z.sum(axis=1, dtype=np.float64) / real.sum(axis=1)).astype(np.float32)
         Z -= center[:, None, :]
         if ragged:
             Z *= real
-    if normalize != "none":
         length = np.sqrt(np.einsum("bnd,bnd->bn", Z, Z))[:, :, None]
         Z /= np.where(length > 0, length, np.float32(1))
     Y = indicator[index]
