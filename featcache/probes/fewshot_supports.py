@@ -76,9 +76,9 @@ def prepared_rows(features: Singles, origin: Floats, normalize: Normalisation) -
     """
     if normalize != "l2":
         return features - origin.astype(np.float32)
-    length = np.sqrt(np.einsum("nd,nd->n", features, features))[:, None]
-    scaled: Singles = features / np.where(length > 0, length, np.float32(1))
-    return scaled
+    length: Singles = np.sqrt(np.einsum("nd,nd->n", features, features))[:, None]
+    length[length == 0] = 1
+    return features / length
 
 
 def transformed_supports(
