@@ -184,7 +184,8 @@ def gc(
         err=as_json,
     )
     for family, own in plan.tokens.items():
-        click.echo(f"  {family}: {own.live_rows} rows are needed, {own.dead_rows} are not", err=as_json)
+        told = f"{own.live_rows} rows are needed, {own.dead_rows} are not, {len(own.leftovers)} leftovers"
+        click.echo(f"  {family}: {told}", err=as_json)
     if not plan.idle:
         if not yes:
             _ask("Go on?", err=as_json)
