@@ -23,10 +23,10 @@ import torch
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from featcache.probes.segment_linear import LinearBank
-from featcache.probes.segment_losses import CompiledSlope, segment_loss
-from featcache.probes.segment_training import STUDY_RATES, train_bank
-from featcache.probes.token_stream import TokenStream
+from featcache.probes.segmentation.linear import LinearBank
+from featcache.probes.segmentation.losses import CompiledSlope, segment_loss
+from featcache.probes.segmentation.token_stream import TokenStream
+from featcache.probes.segmentation.training import STUDY_RATES, train_bank
 
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
 LOSSES = ("softmax", "loss", "addcmul", "one_hot", "::eq", "segment")

@@ -108,9 +108,9 @@ def extract(options: argparse.Namespace) -> dict[str, Any]:
 def cached(options: argparse.Namespace) -> dict[str, Any]:
     """The heads from the store."""
     import featcache
-    from featcache.evaluation.native import to_input
-    from featcache.probes.segment_training import train_bank
-    from featcache.probes.token_stream import TokenStream
+    from featcache.evaluation.segmentation.native import to_input
+    from featcache.probes.segmentation.token_stream import TokenStream
+    from featcache.probes.segmentation.training import train_bank
 
     store = featcache.open((options.folder / "store").resolve())
     recipe, names = store.attributes["spec"]["preprocess"], store.samples["path"].tolist()
@@ -133,10 +133,10 @@ def uncached(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from PIL import Image
 
-    from featcache.evaluation.native import to_input
+    from featcache.evaluation.segmentation.native import to_input
     from featcache.imaging import preset, to_tensor
     from featcache.models import load_encoder, locate_weights, resolve_model
-    from featcache.probes.segment_training import train_bank
+    from featcache.probes.segmentation.training import train_bank
 
     spec = resolve_model(options.model)
     recipe = preset("radiology-linear", spec, options.size)
@@ -159,7 +159,7 @@ def uncached(options: argparse.Namespace) -> dict[str, Any]:
                 found = encoder.encode(torch.stack(pixels), patches=True)["patches"]
             return found.numpy()
 
-    from featcache.probes.token_stream import TokenStream
+    from featcache.probes.segmentation.token_stream import TokenStream
 
     stream = TokenStream(
         Encoding(),
@@ -192,8 +192,8 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
 
 def new_bank(width: int, size: int, grid: tuple[int, int]) -> Any:
     """Seven heads that start alike."""
-    from featcache.probes.segment_linear import LinearBank
-    from featcache.probes.segment_training import STUDY_RATES
+    from featcache.probes.segmentation.linear import LinearBank
+    from featcache.probes.segmentation.training import STUDY_RATES
 
     return LinearBank(width, N_CLASSES, size, grid, STUDY_RATES)
 

@@ -23,8 +23,7 @@ import numpy as np
 
 import featcache
 from featcache.datasets import load_dataset
-from featcache.evaluation.segment_heads import HeadSettings
-from featcache.evaluation.segmenting import segment
+from featcache.evaluation.segmentation import HeadSettings, segment
 from featcache.extraction import write_masks
 
 FORMS: tuple[dict[str, Any], ...] = (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from featcache.evaluation.segmenting import SegmentationOutcome
+    from featcache.evaluation.segmentation.segmenting import SegmentationOutcome
     from featcache.records import Result
     from featcache.store import FeatureStore
 
@@ -99,8 +99,8 @@ def segment(
 
     Chosen on val, trained anew on train + val, scored once. Intervals are over patients.
     """
-    from featcache.evaluation.segment_heads import HeadSettings
-    from featcache.evaluation.segmenting import segment as ask
+    from featcache.evaluation.segmentation import HeadSettings
+    from featcache.evaluation.segmentation.segmenting import segment as ask
 
     store = chosen_store(store_path, dataset, model, home)
     chosen = given(**options)

@@ -15,8 +15,7 @@ import torch
 
 import featcache
 from featcache.datasets import Dataset, load_dataset
-from featcache.evaluation.segment_heads import HeadSettings
-from featcache.evaluation.segmenting import SegmentationOutcome, segment
+from featcache.evaluation.segmentation import HeadSettings, SegmentationOutcome, segment
 from featcache.extraction import write_masks
 from featcache.imaging.pictures import picture_reader
 from featcache.reports import draw_overlay, overlay_cases

@@ -87,7 +87,8 @@ def overlap_counts(truth: ArrayLike, prediction: ArrayLike, n_classes: int) -> N
     if first.shape != second.shape:
         raise ProbeError(
             f"the truth has shape {first.shape} and the prediction {second.shape}",
-            remedy="Resample the prediction to the grid of the truth first: featcache.evaluation.native.to_native.",
+            remedy="Resample the prediction to the grid of the truth first: "
+            "featcache.evaluation.segmentation.native.to_native.",
         )
     flat, other = first.reshape(-1), second.reshape(-1)
     pairs = np.zeros(n_classes**2, np.int64)

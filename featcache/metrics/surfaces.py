@@ -202,7 +202,8 @@ def check_spacing(
     if truth != prediction or len(truth) not in (2, 3):
         raise ProbeError(
             f"the truth has shape {truth} and the prediction {prediction}, expected one shape of 2 or 3 dimensions",
-            remedy="Resample the prediction to the grid of the truth first: featcache.evaluation.native.to_native.",
+            remedy="Resample the prediction to the grid of the truth first: "
+            "featcache.evaluation.segmentation.native.to_native.",
         )
     sizes = (1.0,) * len(truth) if spacing is None else tuple(float(size) for size in spacing)
     if len(sizes) != len(truth) or not all(0 < size < np.inf for size in sizes):

@@ -146,7 +146,8 @@ def fill_volume(geometry: VolumeGeometry, planes: Iterable[tuple[Selector, NDArr
         if place.shape != labels.shape:
             raise ConfigurationError(
                 f"a plane of {labels.shape} pixels does not fit {selector.to_text()} of a volume of {geometry.shape}",
-                remedy="Resample predictions to the native grid first: featcache.evaluation.native.to_native.",
+                remedy="Resample predictions to the native grid first: "
+                "featcache.evaluation.segmentation.native.to_native.",
             )
         place[...] = labels  # a view of the volume
     return volume
@@ -225,7 +226,7 @@ def _checked(masks: MaskSource, name: str, labels: NDArray[np.uint8]) -> NDArray
         raise ConfigurationError(
             f"the prediction of {name!r} is {labels.dtype} of shape {labels.shape} with values up to {labels.max()}, "
             f"expected uint8 of shape {masks.shape(name)} below {len(masks.class_names)}",
-            remedy="Resample it to the native grid first: featcache.evaluation.native.to_native.",
+            remedy="Resample it to the native grid first: featcache.evaluation.segmentation.native.to_native.",
         )
     return labels
 

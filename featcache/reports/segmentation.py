@@ -38,7 +38,7 @@ class LabelSource(Protocol):
 
 
 class ScoredUnit(Protocol):
-    """A volume or a picture; :class:`featcache.evaluation.native_scores.Unit` is one."""
+    """A volume or a picture; :class:`featcache.evaluation.segmentation.native_scores.Unit` is one."""
 
     @property
     def name(self) -> str:
@@ -133,7 +133,8 @@ def overlay_cases(
         (H, W) class numbers by sample id, on native grids.
     units, scores
         What was scored, and its (n, C - 1) Dice of the foreground classes, as
-        :func:`featcache.evaluation.native_scores.score_predictions` returns them. The mean over the defined ones ranks.
+        :func:`featcache.evaluation.segmentation.native_scores.score_predictions` returns them. The mean over the
+        defined ones ranks.
     image_of
         Gives the (H, W) or (H, W, 3) uint8 picture of a sample, None if there is none.
     each

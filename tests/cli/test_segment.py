@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tests.cli.test_commands import run, schema
-from tests.evaluation.test_segmenting import write_scans
+from tests.evaluation.segmentation.test_segmenting import write_scans
 
 
 def test_the_whole_way_from_label_files_to_predictions_that_lie_on_their_images(tmp_path: Path) -> None:

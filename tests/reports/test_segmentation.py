@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from featcache.errors import ConfigurationError
-from featcache.evaluation.native_scores import score_predictions
+from featcache.evaluation.segmentation.native_scores import score_predictions
 from featcache.records import Selector, VolumeGeometry
 from featcache.reports.predictions import class_colours
 from featcache.reports.segmentation import OverlayCase, chosen_cases, draw_overlay, overlay_cases, shown_slice
