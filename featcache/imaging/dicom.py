@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from featcache.errors import ImageError
 from featcache.imaging.dicom_codecs import decoder_for
 from featcache.imaging.dicom_header import damaged, number, numbers, only_image_errors, read_header, transfer_syntax
+from featcache.imaging.dicom_kinds import is_image_class
 from featcache.imaging.dicom_padding import padded_pixels, without_padding
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.dicom_values import Values, joined, to_values
@@ -154,7 +155,9 @@ def decode(header: Dataset) -> NDArray[Any]:
     if not any(keyword in header for keyword in _PIXELS):
         raise ImageError(
             f"the DICOM file has no pixels (modality {modality(header) or 'unknown'})",
-            remedy="Leave it out of the table: reports, contours and presentation states are no images.",
+            remedy="Copy it again: it says that it is an image, and ends before its pixels."
+            if is_image_class(header)
+            else "Leave it out of the table: reports, contours and presentation states are no images.",
         )
     _refuse_bomb(header)
     syntax = transfer_syntax(header)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
-__all__ = ["is_secondary_capture", "no_image"]
+__all__ = ["is_image_class", "is_secondary_capture", "no_image"]
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _CLASSES = {
@@ -79,6 +80,19 @@ def is_secondary_capture(header: Dataset) -> bool:
     """Whether a picture was converted to DICOM: a screenshot, a scanned film, a photograph."""
     uid = _class(header)
     return uid == _SECONDARY or uid.startswith(f"{_SECONDARY}.")
+
+
+def is_image_class(header: Dataset) -> bool:
+    """Whether the SOP class is one of images, which have rows and columns (PS3.4 table B.5-1).
+
+    Examples
+    --------
+    >>> header = Dataset()
+    >>> header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    >>> is_image_class(header)
+    True
+    """
+    return "Image Storage" in UID(_class(header)).name
 
 
 def _class(header: Dataset) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from featcache.errors import ImageError
 from featcache.imaging.dicom import modality
 from featcache.imaging.dicom_header import damaged, is_dicom, only_image_errors, read_header
-from featcache.imaging.dicom_kinds import is_secondary_capture, no_image
+from featcache.imaging.dicom_kinds import is_image_class, is_secondary_capture, no_image
 from featcache.imaging.dicom_privacy import header_text_kept_inside
 from featcache.imaging.multiframe import frame_count, frame_header
 from featcache.imaging.orientation import canonical_shape
@@ -161,8 +161,8 @@ def _file(path: Path) -> File | str | None:
     with only_image_errors():
         header = read_header(path, _HEADER_TAGS, pixels=False)
         other = no_image(header)
-        if other == "no pixels" and not header.get("SOPInstanceUID"):  # which every object has, near its beginning
-            raise damaged("its header ends before it says what it is", EOFError())
+        if other == "no pixels" and (not header.get("SOPInstanceUID") or is_image_class(header)):
+            raise damaged("its header ends before it says what its pixels are", EOFError())
         if other is not None:
             return other
         if min(int(header.Rows), int(header.Columns)) < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +229,19 @@ def test_damaged_files_keep_a_row_and_go_into_quarantine(tmp_path: Path) -> None
         ("case2/page.DCM", True),
     }
     assert report.failed == 2
+
+
+@pytest.mark.parametrize("last", ["SOPInstanceUID", "Modality", "SamplesPerPixel"])
+def test_an_image_whose_header_was_cut_before_its_size_is_quarantined_by_name(tmp_path: Path, last: str) -> None:
+    source = Path(str(get_testdata_file("CT_small.dcm")))
+    header = pydicom.dcmread(source)
+    whole = header[last]
+    following = next(tag for tag in sorted(header.keys()) if tag > whole.tag)
+    content = source.read_bytes()
+    place = content.index(struct.pack("<HH", following.group, following.element), 132)
+    (tmp_path / "cut.dcm").write_bytes(content[:place])
+    (tmp_path / "good.dcm").write_bytes(content)
+    report = featcache.extract("pixels", "dicom", root=tmp_path)
+    assert (report.rows, report.failed) == (1, 1)
+    assert report.failures[0].path == "cut.dcm"
+    assert "ends before its pixels" in report.failures[0].remedy
