@@ -25,19 +25,10 @@ from featcache.metrics.classification import accuracy, balanced_accuracy, f1, mc
 from featcache.metrics.comparison import Comparison, adjust, compare, compare_classes, compare_many, holm
 from featcache.metrics.delong import delong
 from featcache.metrics.inputs import undefined_classes
+from featcache.metrics.over_volumes import compare_volumes, mean_over_volumes, pooled_dice, pooled_estimate
 from featcache.metrics.ranking import auroc, average_precision, sensitivity_at_specificity
 from featcache.metrics.resampling import resample_weights
-from featcache.metrics.segmentation import (
-    SEGMENTATION_METRICS,
-    compare_volumes,
-    dice,
-    iou,
-    mean_over_volumes,
-    overlap_counts,
-    pooled_dice,
-    pooled_estimate,
-    score_volume,
-)
+from featcache.metrics.segmentation import SEGMENTATION_METRICS, dice, iou, overlap_counts, score_volume
 from featcache.metrics.surfaces import hd95, surface_dice, surface_distances
 from featcache.metrics.thresholds import choose_thresholds
 

@@ -15,6 +15,7 @@ from featcache.store.keys import Key
 from featcache.store.mask_documents import masks_path
 from featcache.store.mask_writer import MaskRow, MaskWriter, open_mask_writer
 from featcache.store.masks import Masks, open_masks
+from featcache.store.quarantine import write_quarantine
 from featcache.store.removal import remove_store
 from featcache.store.repair import drop_damage
 from featcache.store.samples import SampleTable, read_samples, write_samples
@@ -22,7 +23,7 @@ from featcache.store.segments import Segment
 from featcache.store.token_basis import read_basis
 from featcache.store.token_forms import BASIS, SCALES, TOKENS, TokenDtype, TokenForm, is_token_family
 from featcache.store.verify import Problem, verify_store
-from featcache.store.writer import StoreWriter, finish_session, open_writer, write_quarantine
+from featcache.store.writer import StoreWriter, finish_session, open_writer
 
 __all__ = [
     "BASIS",

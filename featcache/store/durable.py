@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["sync_folder", "write_durably", "write_together"]
+from featcache.errors import StoreError
+
+__all__ = ["explained", "sync_folder", "write_durably", "write_together"]
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
@@ -51,3 +55,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an error with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            free = "Free some space, or move the home with FEATCACHE_HOME"
+        else:
+            free = "Make the home writable"
+        raise StoreError(
+            f"cannot write to {path}: {error.strerror or error}",
+            remedy=f"{free}; what was committed stays, and the same command goes on from there.",
+        ) from error

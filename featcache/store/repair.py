@@ -14,11 +14,12 @@ from featcache.store.durable import write_durably
 from featcache.store.keys import Key
 from featcache.store.lock import write_lock
 from featcache.store.manifest import group_copy, manifest_file, read_manifest, write_manifest
+from featcache.store.quarantine import quarantine_document, quarantine_file, read_quarantine
 from featcache.store.segments import segment_number, segment_records
 from featcache.store.token_basis import basis_fault
 from featcache.store.verify import Problem, verify_store
 from featcache.store.writer import array_lengths
-from featcache.store.zarr_backend import quarantine_document, quarantine_file, read_attributes, read_quarantine
+from featcache.store.zarr_backend import read_attributes
 from featcache.store.zarr_layout import group_document, layouts_of, to_json
 
 __all__ = ["drop_damage"]

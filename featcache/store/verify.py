@@ -17,12 +17,13 @@ from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.keys import Key
 from featcache.store.manifest import group_copy, manifest_file, read_manifest
 from featcache.store.packing import check_packed
+from featcache.store.quarantine import quarantine_file, read_quarantine
 from featcache.store.samples import read_samples, samples_file, samples_match_checksum
 from featcache.store.segments import Segment, read_segment, segment_records, serialize_segment
 from featcache.store.token_basis import basis_fault
 from featcache.store.token_forms import BASIS
 from featcache.store.writer import array_lengths
-from featcache.store.zarr_backend import quarantine_file, read_attributes, read_quarantine
+from featcache.store.zarr_backend import read_attributes
 from featcache.store.zarr_layout import ArrayLayout, group_document, layouts_of, metadata_digest, to_json
 
 __all__ = ["Problem", "verify_store"]

@@ -3,70 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import StoreCorruptError, StoreError
-from featcache.records import Failure
-from featcache.store.backend import FORMAT_VERSION, NOT_FEATURES, family_path
-from featcache.store.durable import sync_folder, write_durably
+from featcache.errors import StoreCorruptError
+from featcache.store.backend import NOT_FEATURES, family_path
+from featcache.store.creating import create_group
+from featcache.store.durable import explained, sync_folder, write_durably
 from featcache.store.keys import Key
 from featcache.store.lock import brief_lock, claim_shard, write_lock
-from featcache.store.manifest import Manifest, group_copy, read_manifest, write_manifest
+from featcache.store.manifest import Manifest, read_manifest, write_manifest
 from featcache.store.segments import Segment, segment_number, segment_records, write_segments
-from featcache.store.token_basis import to_npy
-from featcache.store.token_forms import BASIS
-from featcache.store.zarr_backend import quarantine_document, quarantine_file, read_attributes, read_quarantine
+from featcache.store.zarr_backend import read_attributes
 from featcache.store.zarr_layout import (
     ArrayLayout,
     chunk_file,
     encode_chunk,
     encode_strings,
     family_of,
-    group_document,
     layouts_of,
     metadata_digest,
     to_json,
 )
 
-__all__ = ["StoreWriter", "chunk_rows_for", "open_writer", "token_rows_for"]
-
-_SHARD_BYTES = 1 << 26
-"""About the size of a shard of tokens: a segment is held in memory while it is computed."""
-
-
-def chunk_rows_for(rows: int, together: int = 1) -> int:
-    """Rows of a segment for a dataset of so many rows: at least 16 segments, 64 to 1024 rows each.
-
-    Segments hold the largest volume too, if it has no more than 4096 slices.
-
-    Examples
-    --------
-    >>> chunk_rows_for(800), chunk_rows_for(5_000), chunk_rows_for(112_120), chunk_rows_for(800, together=150)
-    (64, 256, 1024, 256)
-    """
-    enough = min(1024, max(64, 1 << max(1, rows // 16).bit_length() - 1))
-    return max(enough, min(4096, 1 << max(0, together - 1).bit_length()))
-
-
-def token_rows_for(row_bytes: int) -> int:
-    """Images of a segment of tokens: about 64 MB, a power of two from 8 to 64.
-
-    Examples
-    --------
-    >>> token_rows_for(16 * 16 * 1024 * 2), token_rows_for(32 * 32 * 1024 * 2)
-    (64, 32)
-    """
-    return min(64, max(8, 1 << max(1, _SHARD_BYTES // max(1, row_bytes)).bit_length() - 1))
+__all__ = ["StoreWriter", "open_writer"]
 
 
 @contextlib.contextmanager
@@ -128,13 +95,13 @@ def open_writer(
                 if shard is None:  # those of other shards are not left over
                     _remove_partial(path)
             else:
-                with _explained(path):
+                with explained(path):
                     facts: dict[str, Any] = {"planned_rows": planned_rows, "together": together, "basis": basis}
-                    _create(path, key, family, arrays, provenance=provenance, **facts)
+                    create_group(path, key, family, arrays, provenance=provenance, **facts)
         try:
             yield StoreWriter(path, arrays, shared=shard is not None)
         finally:
-            with contextlib.nullcontext() if shard is None else brief_lock(path), _explained(path):
+            with contextlib.nullcontext() if shard is None else brief_lock(path), explained(path):
                 noted = read_manifest(path) or Manifest()
                 write_manifest(path, next_segment=noted.next_segment)
 
@@ -154,22 +121,6 @@ def _remove_partial(path: Path) -> None:
         if leftover.is_dir():
             shutil.rmtree(leftover)
         leftover.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an error with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            free = "Free some space, or move the home with FEATCACHE_HOME"
-        else:
-            free = "Make the home writable"
-        raise StoreError(
-            f"cannot write to {path}: {error.strerror or error}",
-            remedy=f"{free}; what was committed stays, and the same command goes on from there.",
-        ) from error
 
 
 class StoreWriter:
@@ -226,14 +177,14 @@ class StoreWriter:
         with brief_lock(self.path):
             self.first_free = first_free_segment(self.path)
             reserved = self._reserve(rows)
-            with _explained(self.path):  # noted before any is used: what a killed shard had reserved stays unused
+            with explained(self.path):  # noted before any is used: what a killed shard had reserved stays unused
                 write_manifest(self.path, next_segment=self.first_free)
             return reserved
 
     def _reserve(self, rows: int) -> range:
         count = -(-rows // self.chunk_rows)
         length = max(self.first_free * self.chunk_rows + rows, *array_lengths(self.path, self._layouts))
-        with _explained(self.path):
+        with explained(self.path):
             for layout in self._layouts.values():
                 write_durably(self.path / layout.name / "zarr.json", to_json(layout.document(length)))
         reserved = range(self.first_free, self.first_free + count)
@@ -252,7 +203,7 @@ class StoreWriter:
 
     def record(self, segments: Sequence[Segment]) -> None:
         """Commit what was written: the rows of all these segments, of one volume for example, at once."""
-        with _explained(self.path):
+        with explained(self.path):
             write_segments(self.path, segments)
 
     def discard(self, segments: Sequence[Segment]) -> None:
@@ -293,7 +244,7 @@ class StoreWriter:
         for name, rows in features.items():
             contents[name] = encode_chunk(self._layouts[name], rows)
         files = {}
-        with _explained(self.path):
+        with explained(self.path):
             for name, content in contents.items():
                 file = chunk_file(self.path, self._layouts[name], number)
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -316,7 +267,7 @@ def first_free_segment(store: Path) -> int:
 def finish_session(store: Path) -> None:
     """Write the manifest that a killed run left out."""
     if read_manifest(store) is None:
-        with brief_lock(store), _explained(store):
+        with brief_lock(store), explained(store):
             write_manifest(store)
 
 
@@ -329,85 +280,3 @@ def array_lengths(store: Path, layouts: Iterable[str]) -> list[int]:
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             lengths.append(0)
     return lengths
-
-
-def write_quarantine(store: Path, failures: tuple[Failure, ...], *, others: Container[str] | None = None) -> None:
-    """Replace the list of samples without features, if it changed.
-
-    Parameters
-    ----------
-    store
-        The store's folder.
-    failures
-        The samples without features.
-    others
-        For a shard: ids that other shards answer for. What the list says of them stays.
-    """
-    if others is None:
-        if failures == read_quarantine(store):
-            return
-        with write_lock(store):
-            _replace_quarantine(store, failures)
-        return
-    with brief_lock(store):
-        kept = [failure for failure in read_quarantine(store) if failure.id in others]
-        merged = tuple(sorted([*kept, *failures], key=lambda failure: failure.id))
-        if merged != read_quarantine(store):
-            _replace_quarantine(store, merged)
-
-
-def _replace_quarantine(store: Path, failures: tuple[Failure, ...]) -> None:
-    with _explained(store):
-        write_durably(quarantine_file(store), quarantine_document([asdict(failure) for failure in failures]))
-        noted = read_manifest(store) or Manifest()
-        write_manifest(store, next_segment=noted.next_segment)
-
-
-def _create(
-    path: Path,
-    key: Key,
-    family: str,
-    arrays: Mapping[str, tuple[int, ...]],
-    *,
-    planned_rows: int,
-    together: int,
-    provenance: Mapping[str, Any],
-    basis: NDArray[np.float32] | None,
-) -> None:
-    """Make an empty group to the side and move it into place."""
-    shapes = {"digests": [16], "ids": [], **{name: list(shape) for name, shape in arrays.items()}}
-    attributes = {
-        "format_version": FORMAT_VERSION,
-        "key": key.digest,
-        "spec": key.as_dict(),
-        "families": {family: shapes},
-        "chunk_rows": 1,
-        "provenance": dict(provenance),
-    }
-    if family == "vectors" and key.dtype != "uint8":
-        attributes["chunk_rows"] = chunk_rows_for(planned_rows, together)
-    else:
-        layouts = layouts_of(attributes)
-        attributes["chunk_rows"] = token_rows_for(sum(layouts[name].row_bytes for name in arrays))
-    if basis is not None:
-        stored_basis = to_npy(basis)
-        attributes["basis"] = hashlib.sha256(stored_basis).hexdigest()
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "segments").mkdir(parents=True)
-    for layout in layouts_of(attributes).values():
-        (partial / layout.name / "c").mkdir(parents=True)
-        write_durably(partial / layout.name / "zarr.json", to_json(layout.document(0)))
-    document = to_json(group_document({"featcache": attributes}))
-    if basis is not None:
-        write_durably(partial / BASIS, stored_basis)
-    write_durably(partial / "segments" / "zarr.json", to_json(group_document({})))
-    write_durably(group_copy(partial), document)
-    write_durably(partial / "zarr.json", document)
-    if path.exists():
-        raise StoreCorruptError(
-            f"{path} is there without its document zarr.json",
-            remedy=f"Run `featcache verify --repair --store {path}`, or remove that folder.",
-        )
-    partial.rename(path)
-    sync_folder(path.parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -21,10 +20,11 @@ from featcache.errors import StoreCorruptError, StoreNotFoundError, StoreVersion
 from featcache.records import Failure
 from featcache.store.backend import FORMAT_VERSION
 from featcache.store.keys import Key
+from featcache.store.quarantine import read_quarantine
 from featcache.store.segments import Segment, read_segments
 from featcache.store.zarr_layout import ArrayLayout, chunk_file, chunk_name, decode_strings, layouts_of
 
-__all__ = ["ZarrBackend", "quarantine_document", "quarantine_file", "read_attributes", "read_layout", "read_quarantine"]
+__all__ = ["ZarrBackend", "read_attributes", "read_layout"]
 
 _WHOLE_CHUNK_SHARE = 0.25
 """From this share of a chunk's rows on, the chunk is read whole and its checksum is checked."""
@@ -138,41 +138,6 @@ class ZarrBackend:
         if name not in self._layouts:
             self._layouts[name] = read_layout(self.path, name)
         return self._layouts[name]
-
-
-def read_quarantine(store: Path) -> tuple[Failure, ...]:
-    """The samples in quarantine at the last extraction.
-
-    Raises
-    ------
-    StoreCorruptError
-        If the list is damaged.
-    """
-    path = quarantine_file(store)
-    try:
-        content = path.read_bytes()
-        listed = json.loads(content)["failures"]
-        failures = tuple(Failure(**failure) for failure in listed)
-        intact = quarantine_document(listed) == content
-    except FileNotFoundError:
-        return ()
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreCorruptError(f"{path} cannot be read: {error!r}", remedy="featcache verify --repair") from error
-    if not intact:
-        raise StoreCorruptError(f"{path} fails its checksum", remedy="featcache verify --repair")
-    return failures
-
-
-def quarantine_file(store: Path) -> Path:
-    """Path of the list of samples without features."""
-    return store / "segments" / "quarantine.json"
-
-
-def quarantine_document(failures: list[dict[str, str]]) -> bytes:
-    """The list of samples without features as it is written, with its checksum."""
-    canonical = json.dumps(failures, sort_keys=True, separators=(",", ":"))
-    checksum = hashlib.sha256(canonical.encode()).hexdigest()
-    return json.dumps({"failures": failures, "sha256": checksum}, indent=1, sort_keys=True).encode()
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from featcache.errors import (
 )
 from featcache.records import Task
 from featcache.store import FeatureStore, Key, open_writer
+from featcache.store.creating import chunk_rows_for
 from featcache.store.lock import write_lock
-from featcache.store.writer import chunk_rows_for
 from tests.store.conftest import ARRAYS, MakeStore, digest_of, features_of, make_key
 
 NAMES = [f"row{number}" for number in range(150)]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from featcache.evaluation.segmentation.heads import Segmenter
 from featcache.evaluation.segmentation.native_scores import SegmentationScores, score_predictions
 from featcache.evaluation.segmentation.rows import SegmentRows
-from featcache.metrics.segmentation import mean_over_volumes, overlap_counts, pooled_estimate
+from featcache.metrics.over_volumes import mean_over_volumes, pooled_estimate
+from featcache.metrics.segmentation import overlap_counts
 from featcache.probes.segmentation.selection import class_maps
 from featcache.probes.segmentation.token_stream import TokenStream
 from featcache.records import Estimate, ProbeRun, Subgroup
