@@ -29,17 +29,17 @@ __all__ = ["ZarrBackend", "read_attributes", "read_layout"]
 _WHOLE_CHUNK_SHARE = 0.25
 """From this share of a chunk's rows on, the chunk is read whole and its checksum is checked."""
 
-_PIECE = 1 << 20
+_PIECE = 1 << 21
 """Bytes that are read and then added to the checksum: few enough to be in the processor's cache still."""
 
 _THREADS_FROM = 1 << 25
 """Bytes of a result from which on chunks are read by several threads (reads and checksums release the GIL)."""
 
-_GROUP = 4
-"""Chunks that a thread takes at a time: one whose core is busy with something else takes fewer."""
-
 _THREADS = min(4, os.cpu_count() or 1)
 """Memory is busy with so many; more only disturb what else runs."""
+
+_TURNS = 3
+"""Shares of the chunks that each thread takes: one whose core is busy with something else takes fewer."""
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
@@ -127,11 +127,9 @@ class ZarrBackend:
             read_parts(parts)
         else:
             # Made for this read and gone after it, so that a forked worker never inherits a pool without threads.
+            share = -(-len(parts) // (_TURNS * _THREADS))
             with ThreadPoolExecutor(_THREADS) as pool:
-                for _ in pool.map(
-                    read_parts, [parts[first : first + _GROUP] for first in range(0, len(parts), _GROUP)]
-                ):
-                    pass
+                list(pool.map(read_parts, [parts[first : first + share] for first in range(0, len(parts), share)]))
         return result.astype(result.dtype.newbyteorder("="), copy=False)
 
     def _layout(self, name: str) -> ArrayLayout:
