@@ -174,10 +174,13 @@ def check(name: str, root: Path | None, decode: bool, as_json: bool, **options: 
     """
     from featcache.datasets import check_dataset
 
-    report = check_dataset(name, root, decode=decode, **given(**options))
+    chosen = given(**options)
+    report = check_dataset(name, root, decode=decode, **chosen)
     if as_json:
         print_json({**asdict(report), "ok": report.ok})
     else:
+        if chosen and not report.counts:
+            click.echo("published counts are not compared: options change what is loaded")
         _print_check(report)
     if not report.ok:
         raise click.exceptions.Exit(1)

@@ -37,3 +37,9 @@ def test_bad_files_are_said_in_sentences_by_extract_info_preview_and_check(tmp_p
     checked = run("datasets", "check", "table", "--root", tmp_path, "--decode", check=False)
     assert checked.returncode == 1
     assert sentence in checked.stdout
+
+
+def test_a_check_says_that_options_leave_the_published_counts_out(tmp_path: Path) -> None:
+    nih.make(tmp_path / "nih")
+    checked = run("datasets", "check", "nih", "--root", tmp_path / "nih", "-o", "val_images=6")
+    assert "published counts are not compared" in checked.stdout
