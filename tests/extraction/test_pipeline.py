@@ -211,7 +211,7 @@ def test_the_slow_stage_is_named_and_what_would_relieve_it(
         "write": (StoreWriter, "commit"),
     }[stage]
     monkeypatch.setattr(owner, name, held_up(getattr(owner, name)))
-    monkeypatch.setattr("featcache.store.writer.chunk_rows_for", lambda *_: 2)
+    monkeypatch.setattr("featcache.store.creating.chunk_rows_for", lambda *_: 2)
     report = featcache.extract("pixels", "folder", root=root, batch_size=2, workers=1, dataset_name=stage)
     assert report.bottleneck == stage
     assert report.advice

@@ -45,8 +45,9 @@ def test_slices_of_a_real_series_are_shown_in_their_order_with_the_range_of_the_
 
 def test_every_image_of_three_patients_is_a_tile(scanners: Path) -> None:
     tiles = preview("dicom", root=scanners, n=99).tiles
-    assert [tile.id for tile in tiles if tile.pixels is None] == []
-    assert len(tiles) == 31
+    assert sum(tile.pixels is not None for tile in tiles) == 31
+    # These lack all that follows their series' number, as an image does whose file was cut there.
+    assert {tile.id.split("/")[0] for tile in tiles if tile.pixels is None} == {"TINY_ALPHA"}
 
 
 def test_the_recipe_auto_goes_by_the_modality_in_the_headers(scanners: Path) -> None:

@@ -133,7 +133,7 @@ def test_the_tokens_of_a_volume_are_committed_together_though_they_fill_several_
     for number in range(3):
         voxels = np.random.default_rng(number).integers(0, 1000, (8, 8, 20)).astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), root / f"v{number}.nii.gz")
-    monkeypatch.setattr("featcache.store.writer.token_rows_for", lambda _: 8)
+    monkeypatch.setattr("featcache.store.creating.token_rows_for", lambda _: 8)
     whole = featcache.extract("pixels", "nifti", root=root, dataset_name="whole", patches=True, batch_size=8)
     assert len(list((whole.store / "patches" / "segments").glob("patches-*.json"))) == 9
     seen = set()
@@ -174,7 +174,7 @@ def test_an_interrupted_run_leaves_no_tokens_of_a_part_of_a_volume(
         if progress.done >= 80:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("featcache.store.writer.token_rows_for", lambda _: 8)
+    monkeypatch.setattr("featcache.store.creating.token_rows_for", lambda _: 8)
     options: dict[str, Any] = {"root": volumes, "dataset_name": "cut", "patches": True, "batch_size": 16}
     with pytest.raises(KeyboardInterrupt):
         featcache.extract("pixels", "nifti", progress=interrupt, **options)
