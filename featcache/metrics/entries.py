@@ -31,7 +31,8 @@ class EntrySums:
     def __init__(
         self, rows: NDArray[np.int64], bins: NDArray[np.int64], count: int, values: Floats | None = None
     ) -> None:
-        order = np.argsort(bins, kind="stable")
+        # Numpy sorts 16 bits by radix, ten times as fast.
+        order = np.argsort(bins.astype(np.uint16) if count <= 1 << 16 else bins, kind="stable")
         self._rows, self._bins, self._count = rows[order], bins[order], count
         self._values = np.ones((len(rows), 1)) if values is None else values[order]
 

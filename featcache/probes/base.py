@@ -234,15 +234,15 @@ def column_moments(X: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray
     return mean, np.where(constant, 1.0, np.sqrt(squares / len(X)))
 
 
-def row_blocks(n: int, numbers_per_row: int) -> Iterator[slice]:
-    """Slices that cover n rows, each with a bounded count of numbers.
+def row_blocks(n: int, numbers_per_row: int, *, at_least: int = 1) -> Iterator[slice]:
+    """Slices that cover n rows, each with a bounded count of numbers; as many as wanted where there are the rows.
 
     Examples
     --------
     >>> list(row_blocks(3, 2**23))
     [slice(0, 2, None), slice(2, 3, None)]
     """
-    step = max(1, _BLOCK // numbers_per_row)
+    step = max(1, min(_BLOCK // numbers_per_row, -(-n // at_least)))
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
 

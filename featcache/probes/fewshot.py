@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
@@ -18,8 +19,9 @@ from featcache.probes.fewshot_heads import centroid_head, ridge_head
 from featcache.probes.fewshot_logistic import logistic_head
 from featcache.probes.fewshot_scores import link, project, vote_of_support
 from featcache.probes.fewshot_supports import (
+    Drawn,
     Supports,
-    prepared_rows,
+    drawn_rows,
     refuse_unknown,
     support_blocks,
     transformed_supports,
@@ -36,6 +38,8 @@ _HEADS = ("centroid", "ridge", "logistic", "knn")
 _TRANSFORMS = ("cl2", "l2", "none")
 # Blocks of episodes solved at a time; each may hold some hundred MB.
 _WORKERS = 4
+# Of the episodes of a shot when they are scored.
+_BLOCKS = 8
 
 
 class FewShot(Parameters):
@@ -186,13 +190,13 @@ class FewShot(Parameters):
         self.n_features_in_ = width
         self.origin_ = np.zeros(width) if self.normalize == "l2" else features.mean(axis=0, dtype=np.float64)
         self.center_ = np.zeros((*grid, width), dtype=np.float32)
-        prepared = prepared_rows(features, self.origin_, self.normalize)
+        drawn = drawn_rows(features, indicator, episodes, self.origin_, self.normalize)
         if self.head == "knn":
-            self._rows, self._targets = prepared, indicator
+            self._drawn = drawn
         else:
             self.coef_ = np.zeros((*grid, self.n_classes_, width), dtype=np.float32)
             self.intercept_ = np.zeros((*grid, self.n_classes_))
-        stopped = self._solve_all(prepared, indicator)
+        stopped = self._solve_all(drawn)
         notes = what_supports_lack(episodes, indicator, multilabel=self.multilabel_)
         unsolved = [f"{stopped} logistic regressions did not converge: lower C."] if stopped else []
         self.notes_ = (*notes, *unsolved)
@@ -223,15 +227,20 @@ class FewShot(Parameters):
     def evaluate_many(self, X: ArrayLike, y: ArrayLike, metrics: Mapping[str, str | Metric]) -> dict[str, Floats]:
         """As :meth:`evaluate`, for several metrics on scores computed once."""
         functions = {name: _metric(metric) for name, metric in metrics.items()}
-        scores = self.iter_scores(X)
-        n = len(np.atleast_1d(X))
-        targets, _ = check_targets(y, n, n_classes=self._fitted().n_classes_)
+        features, squares = self._seen(X)
+        targets, _ = check_targets(y, len(features), n_classes=self.n_classes_)
         if (targets.ndim == 2) != self.multilabel_:
             raise ProbeError(f"y of shape {targets.shape} is not the kind of target that the probe was fitted on")
         values = {name: np.full((len(self.shots_), self.episodes_.n_episodes), np.nan) for name in functions}
-        for shot, episode, block in scores:
-            for name, function in functions.items():
-                values[name][self.shots_.index(shot), episode] = function(targets, block)
+
+        def measure(block: tuple[int, slice]) -> None:
+            place, episodes = block
+            for episode, scores in enumerate(self._scores(place, episodes, features, squares), episodes.start):
+                for name, function in functions.items():
+                    values[name][place, episode] = function(targets, scores)
+
+        with _on_every_core() as pool:
+            list(pool.map(measure, self._score_blocks(len(features))))
         return values
 
     def iter_scores(self, X: ArrayLike) -> Iterator[tuple[int, int, Floats]]:
@@ -253,9 +262,12 @@ class FewShot(Parameters):
         ProbeError
             If the features are invalid or the probe is not fitted.
         """
-        self._fitted()
-        features = check_features(X, n_features=len(self.origin_))
-        return self._iterate(features if self.normalize == "l2" else features - self.origin_.astype(np.float32))
+        features, squares = self._seen(X)
+        return (
+            (self.shots_[place], episode, scores)
+            for place, episodes in self._score_blocks(len(features))
+            for episode, scores in enumerate(self._scores(place, episodes, features, squares), episodes.start)
+        )
 
     def predict_scores(self, X: ArrayLike) -> dict[int, Floats]:
         """For each number of shots the mean of the scores over the episodes.
@@ -283,6 +295,13 @@ class FewShot(Parameters):
             raise not_fitted()
         return self
 
+    def _seen(self, X: ArrayLike) -> tuple[Singles, Floats]:
+        """(n, D) checked features relative to ``origin_`` and their (n,) squared lengths."""
+        features = check_features(X, n_features=len(self._fitted().origin_))
+        if self.normalize != "l2":
+            features = features - self.origin_.astype(np.float32)
+        return features, np.einsum("nd,nd->n", features, features, dtype=np.float64)
+
     def _check_settings(self) -> None:
         if self.head not in _HEADS or self.normalize not in _TRANSFORMS:
             raise ConfigurationError(
@@ -298,29 +317,22 @@ class FewShot(Parameters):
             raise ProbeError(f"k must be positive, got {self.k}", remedy="The default is 20.")
         check_temperature(self.temperature)
 
-    def _supports(self, shot: int, episodes: slice, prepared: Singles, indicator: Floats) -> Supports:
+    def _supports(self, shot: int, episodes: slice, drawn: Drawn) -> Supports:
         """Of some episodes; sets ``center_``."""
         chosen = self.episodes_.rows[shot][episodes]
-        found = transformed_supports(prepared, indicator, chosen, normalize=self.normalize)
+        found = transformed_supports(drawn, chosen, normalize=self.normalize)
         self.center_[shot, episodes] = found.center
         return found
 
-    def _solve_all(self, prepared: Singles, indicator: Floats) -> int:
-        """Solve every episode, one block on each core; return how many did not converge."""
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    def _solve_all(self, drawn: Drawn) -> int:
+        """Solve every episode; return how many did not converge."""
+        with _on_every_core() as pool:
+            blocks = support_blocks(self.episodes_, 4 * drawn.rows.shape[1])
+            return sum(pool.map(lambda block: self._solve(drawn, *block), blocks))
 
-        # Products of this size are too small for the threads of BLAS: on a busy machine they wait for each other
-        # ten times as long as they work.
-
-        def solve(block: tuple[int, slice]) -> int:
-            return self._solve(*block, prepared, indicator)
-
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-            return sum(pool.map(solve, support_blocks(self.episodes_, 4 * prepared.shape[1])))
-
-    def _solve(self, shot: int, episodes: slice, prepared: Singles, indicator: Floats) -> int:
+    def _solve(self, drawn: Drawn, shot: int, episodes: slice) -> int:
         """Set what scores these episodes; return how many did not converge."""
-        part = self._supports(shot, episodes, prepared, indicator)
+        part = self._supports(shot, episodes, drawn)
         if self.head == "knn":
             return 0
         Z, Y, known = part.rows, part.target, part.known
@@ -339,33 +351,39 @@ class FewShot(Parameters):
         self.intercept_[shot, episodes] = b
         return stopped
 
-    def _iterate(self, X: Singles) -> Iterator[tuple[int, int, Floats]]:
-        squares = np.einsum("nd,nd->n", X, X, dtype=np.float64)
-        score = self._vote if self.head == "knn" else self._decide
-        columns = self.n_classes_ + 1
-        for shot, supports in enumerate(self.episodes_.rows):
-            numbers = len(X) * (max(map(len, supports)) + 1 if self.head == "knn" else columns)
-            for episodes in row_blocks(len(supports), 2 * numbers):
-                for place, scores in enumerate(score(shot, episodes, X, squares)):
-                    yield self.shots_[shot], episodes.start + place, scores
+    def _score_blocks(self, n: int) -> Iterator[tuple[int, slice]]:
+        """(place of the shots, episodes) with a bounded count of scores of n rows."""
+        for place, supports in enumerate(self.episodes_.rows):
+            columns = max(map(len, supports)) if self.head == "knn" else self.n_classes_
+            for episodes in row_blocks(len(supports), 2 * n * (columns + 1), at_least=_BLOCKS):
+                yield place, episodes
 
-    def _decide(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
-        decisions = project(X, squares, self.coef_[shot, episodes], self.center_[shot, episodes], self.normalize)
-        for decision, intercept in zip(decisions, self.intercept_[shot, episodes], strict=True):
-            yield link(decision + intercept.astype(np.float32)[:, None], multilabel=self.multilabel_)
+    def _scores(self, place: int, episodes: slice, X: Singles, squares: Floats) -> Iterable[Floats]:
+        """(n, C) of each of some episodes."""
+        if self.head == "knn":
+            return self._votes(place, episodes, X, squares)
+        decisions = project(X, squares, self.coef_[place, episodes], self.center_[place, episodes], self.normalize)
+        return link(decisions, self.intercept_[place, episodes].astype(np.float32), multilabel=self.multilabel_)
 
-    def _vote(self, shot: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
-        part = self._supports(shot, episodes, self._rows, self._targets)
+    def _votes(self, place: int, episodes: slice, X: Singles, squares: Floats) -> Iterator[Floats]:
+        part = self._supports(place, episodes, self._drawn)
         near = project(X, squares, part.rows, part.center, self.normalize)
-        for place, similarity in enumerate(near):
-            size = len(self.episodes_.rows[shot][episodes.start + place])
-            yield vote_of_support(
-                similarity[:size],
-                part.target[place, :size],
-                part.known[place, :size],
-                k=self.k,
-                temperature=self.temperature,
-            )
+        for support, *own in zip(self.episodes_.rows[place][episodes], near, part.target, part.known, strict=True):
+            similarity, target, known = (array[: len(support)] for array in own)
+            yield vote_of_support(similarity, target, known, k=self.k, temperature=self.temperature)
+
+
+@contextmanager
+def _on_every_core() -> Iterator[ThreadPoolExecutor]:
+    """Threads for blocks of episodes, each with products of its own.
+
+    Products of this size are too small for the threads of BLAS: on a busy machine they wait for each other ten times
+    as long as they work.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
+        yield pool
 
 
 def _metric(metric: str | Metric) -> Metric:

@@ -73,20 +73,34 @@ def project(X: Singles, squares: Floats, columns: Singles, center: Singles, tran
     return result
 
 
-def link(decision: Singles, *, multilabel: bool) -> Floats:
-    """(n, C) scores of (C, n) decisions: softmax over classes, or the sigmoid of each label.
+def link(decision: Singles, intercept: Singles, *, multilabel: bool) -> Floats:
+    """Scores of decisions: the softmax over classes, or the sigmoid of each label.
+
+    Parameters
+    ----------
+    decision
+        (B, C, n) without the intercepts; is overwritten.
+    intercept
+        (B, C).
+
+    Returns
+    -------
+    (B, n, C) float64
 
     Examples
     --------
-    >>> link(np.zeros((2, 1), dtype=np.float32), multilabel=False)
-    array([[0.5, 0.5]])
+    >>> link(np.zeros((1, 2, 1), dtype=np.float32), np.zeros((1, 2), dtype=np.float32), multilabel=False)
+    array([[[0.5, 0.5]]])
     """
+    decision += intercept[:, :, None]
     if multilabel:
-        scores = np.exp(-np.logaddexp(np.float32(0), -decision))
+        np.negative(decision, out=decision)
+        np.exp(np.negative(np.logaddexp(np.float32(0), decision, out=decision), out=decision), out=decision)
     else:
-        scores = np.exp(decision - decision.max(axis=0))
-        scores /= scores.sum(axis=0)
-    return np.ascontiguousarray(scores.T, dtype=np.float64)
+        decision -= decision.max(axis=1, keepdims=True)
+        np.exp(decision, out=decision)
+        decision /= decision.sum(axis=1, keepdims=True)
+    return np.ascontiguousarray(decision.transpose(0, 2, 1), dtype=np.float64)
 
 
 def vote_of_support(

@@ -14,9 +14,10 @@ from featcache.probes.base import row_blocks
 from featcache.probes.episodes import Episodes
 
 __all__ = [
+    "Drawn",
     "Normalisation",
     "Supports",
-    "prepared_rows",
+    "drawn_rows",
     "refuse_unknown",
     "support_blocks",
     "transformed_supports",
@@ -57,41 +58,63 @@ def support_blocks(episodes: Episodes, numbers_per_row: int) -> Iterator[tuple[i
             yield shot, block
 
 
-def prepared_rows(features: Singles, origin: Floats, normalize: Normalisation) -> Singles:
-    """What of a transformation is the same in every support: the origin, but for ``l2``; the length for ``l2``.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The u training rows that occur in an episode, each prepared once."""
+
+    rows: Singles
+    """(u, D) without the origin; for ``l2`` of length 1."""
+    target: Floats
+    """(u, C) 0, 1 and NaN."""
+    place: NDArray[np.int64]
+    """(n,) where a training row is among them; of rows that are not, another's."""
+
+
+def drawn_rows(
+    features: Singles, indicator: Floats, episodes: Episodes, origin: Floats, normalize: Normalisation
+) -> Drawn:
+    """Do once what a transformation does to a row in every support: subtract the origin; for ``l2`` the length.
 
     Parameters
     ----------
     features
         (n, D) training rows.
+    indicator
+        (n, C) targets 0, 1 and NaN.
+    episodes
+        Rows that they do not name are not copied.
     origin
-        (D,).
+        (D,); not for ``l2``.
     normalize
         ``cl2``, ``l2`` or ``none``.
 
     Examples
     --------
-    >>> prepared_rows(np.array([[2.0, 5.0]], dtype=np.float32), np.array([1.0, 1.0]), "none").tolist()
+    >>> X, origin = np.array([[9.0, 9.0], [2.0, 5.0]], dtype=np.float32), np.array([1.0, 1.0])
+    >>> episodes = Episodes(shots=(1,), rows=((np.array([1]),),), n_rows=2, protocol="mine")
+    >>> drawn_rows(X, np.eye(2), episodes, origin, "none").rows.tolist()
     [[1.0, 4.0]]
     """
-    if normalize != "l2":
-        return features - origin.astype(np.float32)
-    length: Singles = np.sqrt(np.einsum("nd,nd->n", features, features))[:, None]
-    length[length == 0] = 1
-    return features / length
+    occurs = np.zeros(len(features), dtype=bool)
+    for _, _, support in episodes:
+        occurs[support] = True
+    rows = features[occurs]
+    if normalize == "l2":
+        length: Singles = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+        length[length == 0] = 1
+        rows /= length
+    else:
+        rows -= origin.astype(np.float32)
+    return Drawn(rows, indicator[occurs], np.cumsum(occurs) - 1)
 
 
-def transformed_supports(
-    prepared: Singles, indicator: Floats, supports: Sequence[NDArray[np.int64]], *, normalize: Normalisation
-) -> Supports:
+def transformed_supports(drawn: Drawn, supports: Sequence[NDArray[np.int64]], *, normalize: Normalisation) -> Supports:
     """The rows of some supports as :class:`featcache.probes.FewShot` transforms them.
 
     Parameters
     ----------
-    prepared
-        (n, D) training rows, from :func:`prepared_rows`.
-    indicator
-        (n, C) targets 0, 1 and NaN.
+    drawn
+        From :func:`drawn_rows`.
     supports
         B arrays of row numbers.
     normalize
@@ -99,21 +122,24 @@ def transformed_supports(
 
     Examples
     --------
-    >>> X = prepared_rows(np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32), np.zeros(2), "l2")
-    >>> part = transformed_supports(X, np.eye(2), [np.array([0, 1])], normalize="l2")
+    >>> episodes = Episodes(shots=(1,), rows=((np.array([0, 1]),),), n_rows=2, protocol="mine")
+    >>> X = np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32)
+    >>> part = transformed_supports(
+    ...     drawn_rows(X, np.eye(2), episodes, np.zeros(2), "l2"), episodes.rows[0], normalize="l2"
+    ... )
     >>> (5 * part.rows[0, 0]).round(3).tolist()
     [3.0, 4.0]
     """
     index = np.full((len(supports), max(map(len, supports))), -1)
     for place, support in enumerate(supports):
-        index[place, : len(support)] = support
+        index[place, : len(support)] = drawn.place[support]
     real = (index >= 0)[:, :, None]
     # Advanced indexing copies, so that the rest can be in place: this is where the time of small heads goes.
-    Z = prepared[index]
+    Z = drawn.rows[index]
     ragged = not real.all()
     if ragged:
         Z *= real
-    center = np.zeros((len(supports), prepared.shape[1]), np.float32)
+    center = np.zeros((len(supports), drawn.rows.shape[1]), np.float32)
     if normalize == "cl2":
         center = (Z.sum(axis=1, dtype=np.float64) / real.sum(axis=1)).astype(np.float32)
         Z -= center[:, None, :]
@@ -121,7 +147,7 @@ def transformed_supports(
             Z *= real
         length = np.sqrt(np.einsum("bnd,bnd->bn", Z, Z))[:, :, None]
         Z /= np.where(length > 0, length, np.float32(1))
-    Y = indicator[index]
+    Y = drawn.target[index]
     known = real & ~np.isnan(Y)
     return Supports(Z, np.where(known, Y, 0.0), known, center)
 

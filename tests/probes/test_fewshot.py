@@ -164,7 +164,9 @@ def test_blocks_and_batches_change_nothing(head: Any, monkeypatch: pytest.Monkey
     (X, y), (Q, _) = data(), data(seed=1, n=33)
     probe = FewShot((1, 3), n_episodes=7, head=head)
     whole = np.stack([scores for _, _, scores in probe.fit(X, y).iter_scores(Q)])
-    monkeypatch.setattr(module, "row_blocks", lambda n, _: (slice(i, min(n, i + 2)) for i in range(0, n, 2)))
+    monkeypatch.setattr(
+        module, "row_blocks", lambda n, _, at_least=1: (slice(i, min(n, i + 2)) for i in range(0, n, 2))
+    )
     np.testing.assert_allclose(np.stack([s for _, _, s in probe.fit(X, y).iter_scores(Q)]), whole, atol=1e-6)
 
 
