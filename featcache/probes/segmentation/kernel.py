@@ -1,7 +1,10 @@
-"""Softmax, loss and gradient of label maps in two passes over the maps: compiled loops. Imports numba.
+"""Sums and gradients of the losses of label maps, an image row at a time: compiled loops. Imports numba.
 
-PyTorch's operators need about ten passes, each through memory; between the products of the linear heads that was most
-of a step's time. Each loop runs on one thread without the interpreter's lock, so that images go to several threads.
+A row of S pixels of all classes is interpolated between two rows of the grid, goes through the softmax and is summed
+(or pulled back to the grid) while it is in the first cache: no map of S x S logits is ever in memory. PyTorch's
+operators need about ten passes over such maps, which took most of a step's time. Where Dice needs the sums of a batch
+before its gradient, the rows are computed twice, which is faster than to write them and read them again. Each loop runs
+on one thread without the interpreter's lock, so that the heads and images of a batch go to several threads.
 """
 
 from __future__ import annotations
@@ -14,10 +17,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["slope_of_shares", "softmax_sums"]
+__all__ = ["share_sums", "wide_slope"]
 
-_BLOCK = 1024
-"""Pixels whose maxima and sums stay in the first cache."""
 _LOG2E = np.float32(1.4426950408889634)
 _FAST = {"contract", "reassoc", "nsz"}
 _log = logging.getLogger(__name__)
@@ -26,10 +27,12 @@ _log = logging.getLogger(__name__)
 def _compile(function: Callable[..., None]) -> Callable[..., None]:
     """Compile when first called, and keep the machine code where a folder for it can be written."""
     try:
-        compiled: Callable[..., None] = numba.njit(cache=True, nogil=True, fastmath=_FAST)(function)
+        compiled: Callable[..., None] = numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")(
+            function
+        )
     except RuntimeError as error:
         _log.info("compiled code is not kept between runs: %s; NUMBA_CACHE_DIR can name a folder", error)
-        compiled = numba.njit(nogil=True, fastmath=_FAST)(function)
+        compiled = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
     return compiled
 
 
@@ -51,94 +54,129 @@ def _power(x: Any) -> Any:
 
 
 @_compile
-def softmax_sums(maps: NDArray[np.float32], labels: NDArray[np.uint8], sums: NDArray[np.float64]) -> None:
-    """Replace the logits of an image by their softmax p.
+def _shares_of_row(wide: Any, place: Any, powers: Any, scale: Any) -> None:
+    """The softmax of the row at a place between the rows of the grid, as ``powers * scale``."""
+    n_classes, rows, size = wide.shape
+    row = int(place)
+    after = min(row + 1, rows - 1)
+    share = place - np.float32(row)
+    less = np.float32(1.0) - share
+    for c in range(n_classes):
+        low, high, logits = wide[c, row], wide[c, after], powers[c]
+        if c == 0:
+            for i in range(size):
+                value = less * low[i] + share * high[i]
+                logits[i] = value
+                scale[i] = value
+        else:
+            for i in range(size):
+                value = less * low[i] + share * high[i]
+                logits[i] = value
+                scale[i] = value if value > scale[i] else scale[i]
+    total = powers[n_classes]
+    for i in range(size):
+        total[i] = np.float32(0.0)
+    for c in range(n_classes):
+        logits = powers[c]
+        for i in range(size):
+            power = _power(logits[i] - scale[i])
+            logits[i] = power
+            total[i] += power
+    for i in range(size):
+        scale[i] = np.float32(1.0) / total[i]
+
+
+@_compile
+def share_sums(
+    wide: NDArray[np.float32],
+    places: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    sums: NDArray[np.float64],
+) -> None:
+    """Sums of the softmax p of an image's logits.
 
     Parameters
     ----------
-    maps
-        (C, P) logits of P pixels, contiguous; is changed.
+    wide
+        (C, h, S) logits, their columns interpolated already.
+    places
+        (S,) where each row of pixels is between the rows of the grid: 0 at the first, h - 1 at the last.
     labels
-        (P,) class numbers.
+        (S, S) class numbers.
     sums
-        (2, C) zeros; the sums of p over all pixels, and over those of the class, are added.
+        (2, C); the sums of p over all pixels, and over those of the class, are added.
     """
-    n_classes, pixels = maps.shape
-    largest, total = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-    for start in range(0, pixels, _BLOCK):
-        stop = min(start + _BLOCK, pixels)
-        truth = labels[start:stop]
-        count = stop - start
-        first = maps[0, start:stop]
-        for i in range(count):
-            largest[i] = first[i]
-            total[i] = np.float32(0.0)
-        for c in range(1, n_classes):
-            some = maps[c, start:stop]
-            for i in range(count):
-                value = some[i]
-                largest[i] = value if value > largest[i] else largest[i]
+    n_classes, _, size = wide.shape
+    powers, scale = np.empty((n_classes + 1, size), np.float32), np.empty(size, np.float32)
+    for y in range(size):
+        _shares_of_row(wide, places[y], powers, scale)
+        truth = labels[y]
         for c in range(n_classes):
-            some = maps[c, start:stop]
-            for i in range(count):
-                power = _power(some[i] - largest[i])
-                some[i] = power
-                total[i] += power
-        for i in range(count):
-            total[i] = np.float32(1.0) / total[i]
-        for c in range(n_classes):
-            some = maps[c, start:stop]
+            some = powers[c]
             number = np.uint8(c)
-            size, both = np.float32(0.0), np.float32(0.0)
-            for i in range(count):
-                share = some[i] * total[i]
-                some[i] = share
-                size += share
-                both += share if truth[i] == number else np.float32(0.0)
-            sums[0, c] += size
+            whole, both = np.float32(0.0), np.float32(0.0)
+            for i in range(size):
+                p = some[i] * scale[i]
+                whole += p
+                both += p if truth[i] == number else np.float32(0.0)
+            sums[0, c] += whole
             sums[1, c] += both
 
 
 @_compile
-def slope_of_shares(
-    maps: NDArray[np.float32],
+def wide_slope(
+    wide: NDArray[np.float32],
+    places: NDArray[np.float32],
     labels: NDArray[np.uint8],
-    constant: NDArray[np.float32],
-    of_truth: NDArray[np.float32],
-    entropy: float,
+    loss: NDArray[np.float32],
+    slope: NDArray[np.float32],
 ) -> None:
-    """Replace the shares p of an image by p (g - sum_c p g) + entropy (p - t), with g = constant + of_truth t.
+    """The gradient with respect to an image's wide logits.
+
+    With p the softmax and t the truth, the gradient of a pixel's logits is p (g - sum_c p g) + e (p - t), where
+    g = u + v t.
 
     Parameters
     ----------
-    maps
-        (C, P) shares, contiguous; is changed.
-    labels
-        (P,) class numbers; t is 1 in the plane of the class.
-    constant, of_truth
-        (C,) coefficients of g.
-    entropy
-        Weight of the gradient of cross-entropy.
+    wide, places, labels
+        As in :func:`share_sums`.
+    loss
+        (3, C): u, v, and e, the weight of cross-entropy, which is the same for all classes.
+    slope
+        (C, h, S); the gradient is added.
     """
-    n_classes, pixels = maps.shape
-    weight = np.float32(entropy)
-    mean = np.empty(_BLOCK, np.float32)
-    for start in range(0, pixels, _BLOCK):
-        stop = min(start + _BLOCK, pixels)
-        truth = labels[start:stop]
-        for i in range(stop - start):
+    n_classes, rows, size = wide.shape
+    constant, of_truth, weight = loss[0], loss[1], loss[2, 0]
+    powers, scale = np.empty((n_classes + 1, size), np.float32), np.empty(size, np.float32)
+    mean = powers[n_classes]
+    for y in range(size):
+        _shares_of_row(wide, places[y], powers, scale)
+        truth = labels[y]
+        for i in range(size):
             mean[i] = np.float32(0.0)
         for c in range(n_classes):
-            some = maps[c, start:stop]
+            some = powers[c]
             number = np.uint8(c)
             base, more = constant[c], of_truth[c]
-            for i in range(stop - start):
-                mean[i] += some[i] * (base + (more if truth[i] == number else np.float32(0.0)))
+            for i in range(size):
+                p = some[i] * scale[i]
+                some[i] = p
+                mean[i] += p * (base + (more if truth[i] == number else np.float32(0.0)))
+        row = int(places[y])
+        after = min(row + 1, rows - 1)
+        share = places[y] - np.float32(row)
+        less = np.float32(1.0) - share
         for c in range(n_classes):
-            some = maps[c, start:stop]
+            some = powers[c]
             number = np.uint8(c)
             base, more = constant[c] + weight, of_truth[c]
-            for i in range(stop - start):
+            low, high = slope[c, row], slope[c, after]
+            for i in range(size):
                 there = truth[i] == number
-                slope = some[i] * (base + (more if there else np.float32(0.0)) - mean[i])
-                some[i] = slope - (weight if there else np.float32(0.0))
+                found = some[i] * (base + (more if there else np.float32(0.0)) - mean[i])
+                found -= weight if there else np.float32(0.0)
+                some[i] = found
+            for i in range(size):
+                low[i] += less * some[i]
+            for i in range(size):
+                high[i] += share * some[i]

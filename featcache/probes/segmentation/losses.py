@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["CompiledSlope", "SegmentLoss", "one_hot", "segment_loss", "segment_slope"]
+from featcache.probes.segmentation.upsampling import bilinear_places
+
+__all__ = ["SegmentLoss", "WideSlopes", "one_hot", "segment_loss", "segment_slope"]
 
 SegmentLoss = Literal["ce", "dice", "dice+ce"]
 
@@ -114,8 +117,11 @@ def segment_slope(logits: Tensor, truth: Tensor, kind: SegmentLoss) -> Tensor:
     return slope
 
 
-class CompiledSlope:
-    """:func:`segment_slope` on the CPU, in place, with compiled loops: for many heads and the same targets.
+class WideSlopes:
+    """The gradients of many heads' losses with respect to their logits on the grid, columns interpolated already.
+
+    On the CPU compiled loops, one image of one head at a time and never a whole map of it in memory; elsewhere
+    :func:`segment_slope` on the maps of one head after another.
 
     Parameters
     ----------
@@ -125,38 +131,60 @@ class CompiledSlope:
         C.
     kind
         Which loss.
+    rows
+        (S, h) matrix that interpolates rows, from :func:`featcache.probes.segmentation.upsampling.bilinear_matrix`.
+    compiled
+        None: on the CPU.
 
     Examples
     --------
-    >>> CompiledSlope(torch.tensor([[[1]]]), 2, "ce")(torch.zeros(1, 2, 1, 1)).flatten().tolist()
+    >>> WideSlopes(torch.tensor([[[1]]]), 2, "ce", torch.ones(1, 1))(torch.zeros(1, 1, 2, 1, 1)).flatten().tolist()
     [0.5, -0.5]
     """
 
-    def __init__(self, labels: Tensor, n_classes: int, kind: SegmentLoss) -> None:
-        flat: NDArray[np.uint8] = labels.to(torch.uint8).reshape(len(labels), -1).numpy()
-        self._labels, self._kind = flat, kind
-        self._workers = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="featcache-maps")
-        self._counts = np.bincount(flat.ravel(), minlength=n_classes) + _SMOOTH
+    def __init__(
+        self, labels: Tensor, n_classes: int, kind: SegmentLoss, rows: Tensor, *, compiled: bool | None = None
+    ) -> None:
+        self._kind, self._rows, self._classes = kind, rows, n_classes
+        self._compiled = labels.device.type == "cpu" if compiled is None else compiled
+        if self._compiled:
+            flat: NDArray[np.uint8] = labels.to(torch.uint8).numpy()
+            self._labels = flat
+            self._counts = np.bincount(flat.ravel(), minlength=n_classes) + _SMOOTH
+            self._places = bilinear_places(rows.shape[1], rows.shape[0]).astype(np.float32)
+        else:
+            self._truth = one_hot(labels, n_classes)
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The gradient, in the memory of the contiguous (b, C, S, S) float32 logits."""
-        from featcache.probes.segmentation.kernel import slope_of_shares, softmax_sums
+    def __call__(self, wide: Tensor) -> Tensor:
+        """(b, M, C, h, S) gradient of (b, M, C, h, S) contiguous float32 logits of M heads."""
+        if self._compiled:
+            return torch.from_numpy(self._of_rows(wide.numpy()))
+        slope = torch.empty_like(wide)
+        for head in range(wide.shape[1]):
+            large = segment_slope(self._rows @ wide[:, head], self._truth, self._kind)
+            slope[:, head] = self._rows.T @ large
+        return slope
 
-        b, n_classes = logits.shape[:2]
-        maps = logits.view(b, n_classes, -1).numpy()
-        sums = np.zeros((b, 2, n_classes))
-        constant, of_truth = np.zeros((2, n_classes), np.float32)
-        list(self._workers.map(softmax_sums, maps, self._labels, sums))
-        if self._kind != "ce":
-            of_shares, both = sums.sum(axis=0)
-            sizes = of_shares + self._counts
-            constant[1:] = ((2 * both + _SMOOTH) / sizes**2)[1:] / (n_classes - 1)
-            of_truth[1:] = (-2 / sizes)[1:] / (n_classes - 1)
+    def _of_rows(self, wide: NDArray[np.float32]) -> NDArray[np.float32]:
+        from featcache.probes.segmentation.kernel import share_sums, wide_slope
+
+        b, heads, n_classes = wide.shape[:3]
+        slope = np.zeros_like(wide)
+        constant, of_truth = np.zeros((2, heads, n_classes), np.float32)
         entropy = 0.0 if self._kind == "dice" else 1 / self._labels.size
-        jobs = (
-            self._workers.submit(slope_of_shares, *pair, constant, of_truth, entropy)
-            for pair in zip(maps, self._labels, strict=True)
-        )
-        for job in list(jobs):
-            job.result()
-        return logits
+        with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="featcache-maps") as workers:
+
+            def everywhere(work: Callable[[int, int], None]) -> None:
+                for job in [workers.submit(work, image, head) for image, head in np.ndindex(b, heads)]:
+                    job.result()
+
+            if self._kind != "ce":
+                sums = np.zeros((b, heads, 2, n_classes))
+                everywhere(lambda i, m: share_sums(wide[i, m], self._places, self._labels[i], sums[i, m]))
+                of_shares, both = sums.sum(axis=0).transpose(1, 0, 2)
+                sizes = of_shares + self._counts
+                constant[:, 1:] = ((2 * both + _SMOOTH) / sizes**2)[:, 1:] / (n_classes - 1)
+                of_truth[:, 1:] = (-2 / sizes)[:, 1:] / (n_classes - 1)
+            loss = np.stack([constant, of_truth, np.full_like(constant, entropy)], axis=1)
+            everywhere(lambda i, m: wide_slope(wide[i, m], self._places, self._labels[i], loss[m], slope[i, m]))
+        return slope

@@ -25,7 +25,7 @@ class HeadBank(Protocol):
     """Heads of one kind that differ in their learning rate and see the same batches."""
 
     def step(self, tokens: Tensor, labels: Tensor, factor: float) -> None:
-        """One step of every head: (b, ..., h, w, D) float32, (b, S, S) int64, share of the learning rates."""
+        """One step of every head: (b, ..., h, w, D) as stored, (b, S, S) uint8, share of the learning rates."""
 
     def logits(self, tokens: Tensor, which: int) -> Tensor:
         """(b, C, h', w') of one head, on its own grid."""
@@ -51,8 +51,8 @@ def train_bank(bank: HeadBank, stream: TokenStream, *, epochs: int, batch_size: 
     done = 0
     for epoch in range(epochs):
         for batch in stream.batches(batch_size, seed=(seed, epoch)):
-            tokens = torch.from_numpy(batch.tokens).to(device).float()
-            labels = torch.from_numpy(batch.labels).to(device).long()
+            tokens = torch.from_numpy(batch.tokens).to(device)
+            labels = torch.from_numpy(batch.labels).to(device)
             bank.step(tokens, labels, 0.5 * (1 + math.cos(math.pi * done / steps)))
             done += 1
 

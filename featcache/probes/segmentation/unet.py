@@ -125,6 +125,7 @@ class UNetBank:
 
     def step(self, tokens: Tensor, labels: Tensor, factor: float) -> None:
         """See :class:`featcache.probes.segmentation.training.HeadBank`."""
+        tokens, labels = tokens.float(), labels.long()
         for head, optimizer, rate in zip(self.heads, self._optimizers, self._rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * factor
             optimizer.zero_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["area_matrix", "area_shares", "bilinear_matrix", "upsampled"]
+__all__ = ["area_matrix", "area_shares", "bilinear_matrix", "bilinear_places", "upsampled"]
 
 
 def bilinear_matrix(cells: int, size: int) -> NDArray[np.float32]:
@@ -30,13 +30,25 @@ def bilinear_matrix(cells: int, size: int) -> NDArray[np.float32]:
            [0.25, 0.75],
            [0.  , 1.  ]], dtype=float32)
     """
-    place = ((np.arange(size) + 0.5) * (cells / size) - 0.5).clip(0, cells - 1)
+    place = bilinear_places(cells, size)
     first = np.floor(place).astype(np.int64).clip(0, max(cells - 2, 0))
     share = place - first
     weights = np.zeros((size, cells), np.float64)
     weights[np.arange(size), first] = 1 - share
     weights[np.arange(size), np.minimum(first + 1, cells - 1)] += share
     return weights.astype(np.float32)
+
+
+def bilinear_places(cells: int, size: int) -> NDArray[np.float64]:
+    """(size,) where each of ``size`` values is among the cells: 0 at the first, ``cells - 1`` at the last.
+
+    Examples
+    --------
+    >>> bilinear_places(2, 4).tolist()
+    [0.0, 0.25, 0.75, 1.0]
+    """
+    places: NDArray[np.float64] = ((np.arange(size) + 0.5) * (cells / size) - 0.5).clip(0, cells - 1)
+    return places
 
 
 def area_matrix(size: int, cells: int) -> NDArray[np.float32]:
