@@ -220,16 +220,18 @@ def only_model(options: argparse.Namespace, root: Path) -> tuple[int, float, Clo
 
     from featcache.extraction.computing import load_planned
     from featcache.extraction.devices import keep_memory
+    from featcache.extraction.encoding import Encoding
 
     keep_memory()
     plan, jobs = planned(options, root)
     encoder = load_planned(plan, options.device)
-    pixels = torch.rand(options.batch_size, 3, plan.preprocess.crop, plan.preprocess.crop, device=options.device)
-    encoder.encode(pixels)["cls"].cpu()
+    pixels = torch.rand(options.batch_size, 3, plan.preprocess.crop, plan.preprocess.crop)
+    encoding = Encoding(encoder, options.device, {"cls"})
+    encoding.start(pixels).rows([0])
     with Clock() as clock:
         for _ in range(-(-len(jobs) // options.batch_size)):
-            last = encoder.encode(pixels)["cls"]
-        last.cpu()
+            last = encoding.start(pixels)
+        last.rows([0])
     return len(jobs), clock.seconds, clock
 
 

@@ -1,4 +1,4 @@
-"""The encoder's side of a run: one forward pass a batch, smaller ones where the device's memory is too small."""
+"""The encoder's side of a run: one forward pass a batch, smaller ones on processors or where memory is too small."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigurationError
+from featcache.extraction.parts import PART, Parts
 from featcache.extraction.token_coding import TokenCoding
 from featcache.models import Encoder
 
@@ -87,6 +88,12 @@ class Encoding:
         """Images a forward pass, once a whole batch did not fit the device's memory."""
         self.transfer_seconds = 0.0
         self.seconds = 0.0
+        self._parts = Parts(self._features) if device == "cpu" and encoder.is_thread_safe else None
+
+    def close(self) -> None:
+        """End what computes beside this thread."""
+        if self._parts is not None:
+            self._parts.close()
 
     def start(self, pixels: torch.Tensor) -> Fetched:
         """Encode a batch; on CUDA this returns before it is done.
@@ -120,7 +127,10 @@ class Encoding:
 
         while True:
             try:
-                parts = [self._features(part) for part in torch.split(inputs, self.part or len(inputs))]
+                if self._parts is not None and self.part is None:
+                    parts = [self._parts(inputs)]
+                else:
+                    parts = [self._features(part) for part in torch.split(inputs, self.part or len(inputs))]
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -141,7 +151,7 @@ class Encoding:
     def _halve(self, batch_size: int) -> None:
         import torch
 
-        part = self.part or batch_size
+        part = self.part or (batch_size if self._parts is None else PART)
         if part == 1:
             raise ConfigurationError(
                 f"the memory of {self.device} does not hold one image of {self.encoder.spec.name}",
@@ -155,4 +165,5 @@ class Encoding:
 def _is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said

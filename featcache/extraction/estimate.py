@@ -17,6 +17,7 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.extraction.compiling import checked_choice, compile_planned
 from featcache.extraction.computing import check_form, existing_folder, kept_pixels_of, load_planned
 from featcache.extraction.devices import keep_memory, processors, resolve_device
+from featcache.extraction.encoding import Encoding
 from featcache.extraction.fitting_batch import plan_memory
 from featcache.extraction.jobs import jobs_of
 from featcache.extraction.kept_pixels import pixel_recipe
@@ -24,9 +25,10 @@ from featcache.extraction.plan import Plan, checked_models, make_plan, portable_
 from featcache.extraction.reading import JobReader, Recipe, Space
 from featcache.extraction.several_devices import listed_devices
 from featcache.extraction.sharding import Shard, checked_shard
+from featcache.extraction.token_coding import TokenCoding
 from featcache.models import Encoder
 from featcache.records import Forecast
-from featcache.store import find_home
+from featcache.store import TOKENS, TokenForm, find_home
 
 __all__ = ["estimate"]
 
@@ -206,17 +208,17 @@ def _encoding_seconds(encoder: Encoder, plan: Plan, device: str, batch_size: int
     import torch
 
     pixels = torch.zeros(batch_size, 3, plan.preprocess.crop, plan.preprocess.crop)
-    wanted: dict[str, Any] = {} if plan.tokens is None else {"patches": True, "layers": plan.tokens.layers}
+    coding = None if plan.tokens is None else TokenCoding(TokenForm(layers=plan.tokens.layers))
+    encoding = Encoding(encoder, device, {*encoder.arrays, TOKENS}, coding)
 
     def once() -> float:
         begin = time.perf_counter()
-        features = encoder.encode(pixels.to(device), **wanted)
-        for array in features.values():
-            array.cpu()
+        encoding.start(pixels).rows([0])
         return time.perf_counter() - begin
 
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     seconds = min(once(), once())
+    encoding.close()
     return seconds / batch_size, int(torch.cuda.max_memory_allocated(device)) if cuda else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,9 +99,12 @@ def run_pipeline(
     begin = time.perf_counter()
     kinds = [Recipe(recipe, (kept or {}).get(recipe), recipe in (keeping or {})) for recipe in recipes]
     with (
+        contextlib.ExitStack() as encoding_ends,
         Readers(jobs, batches, kinds, batch_size=batch_size, workers=workers) as readers,
         readers.buffers.pinned(device),
     ):
+        for encoding in encodings:
+            encoding_ends.callback(encoding.close)
         sinks = [
             [Sink(target, _shapes(stream), jobs) for target in stream.targets if target.jobs] for stream in streams
         ]

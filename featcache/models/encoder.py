@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import math
 import pickle
 from abc import ABC, abstractmethod
@@ -86,6 +87,8 @@ class Encoder(ABC):
         self._dtype = next((own.dtype for own in self._module.parameters()), torch.float32)
         self.loaded_in: Precision = _PRECISIONS[str(self._dtype)]
         self._runtime: RuntimeName = "torch"
+        self.is_thread_safe = _takes_threads(spec.source)
+        """Whether several threads may encode at once."""
         self._prepare: Callable[[_Features], _Features] = _as_it_is
         self._runs: dict[int, _Features] = {}
         probe = self.encode(torch.zeros(1, 3, image_size, image_size), patches=True)
@@ -112,6 +115,7 @@ class Encoder(ABC):
             If the runtime cannot run it.
         """
         self._runtime = runtime
+        self.is_thread_safe = runtime == "torch" and _takes_threads(self.spec.source)
         options: Any = {"device": device, "precision": precision, "runtime": runtime}
         self._module, self._dtype, run = runner(self._features, self._module, **options)
         self._prepare = lambda features: runner(features, self._module, **options)[2]
@@ -132,6 +136,7 @@ class Encoder(ABC):
             raise ConfigurationError(
                 f"--runtime {self._runtime} and torch.compile exclude each other", remedy="Leave one of them out."
             )
+        self.is_thread_safe = False
         self._prepare = lambda features: compile_features(features, device, mode)
         self._runs = {1: self._prepare(self._features)}
         return self
@@ -199,6 +204,13 @@ class Encoder(ABC):
 
         ``layers`` is more than 1 only where :meth:`_depth` is: then ``patches`` has that many, (B, layers, h, w, D).
         """
+
+
+def _takes_threads(source: Source) -> bool:
+    """Not a user's own code, nor transformers before 5, which replaced a module's functions for the time of a pass."""
+    if source == "huggingface":
+        return int(importlib.metadata.version("transformers").split(".")[0]) >= 5
+    return source != "python"
 
 
 def load_encoder(spec: ModelSpec, source: WeightsSource, *, image_size: int) -> Encoder:

@@ -107,7 +107,8 @@ def test_a_batch_too_large_for_the_device_is_halved_and_the_run_goes_on(
         "efficientnet_lite0", "folder", root=root, home=whole.store.parent / "other", dtype="float32", **SMALL
     )
     assert (report.computed, report.failed, report.batch_size) == (24, 0, 2)
-    assert (seen[8], seen[4], seen[2]) == (1, 1, 12)
+    assert (seen[8], seen[2]) == (0, 12)
+    assert 1 <= seen[4] <= 2, "the parts of one batch, which are encoded side by side"
     assert any("--batch-size 2" in note for note in report.notes)
     found = featcache.open(report.store)["cls"][:]
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -121,6 +122,8 @@ def test_a_device_that_does_not_hold_one_image_is_said() -> None:
 
 class _Named:
     """An encoder that no memory holds."""
+
+    is_thread_safe = False
 
     class spec:  # noqa: N801 - an attribute of encoders
         name = "huge"

@@ -16,8 +16,8 @@ import featcache
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import StoreError
 from featcache.extraction import reading
+from featcache.extraction.encoding import Encoding
 from featcache.imaging import read
-from featcache.models import Encoder
 from featcache.records import Progress
 from featcache.store import StoreWriter, read_samples, verify_store
 from featcache.store.segments import read_segments
@@ -36,17 +36,17 @@ def volumes(tmp_path: Path) -> Path:
 
 def test_slices_of_several_volumes_share_batches(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
-    real = Encoder.encode
+    real = Encoding.start
 
-    def counted(self: Encoder, pixels: Any, **options: Any) -> Any:
+    def counted(self: Encoding, pixels: Any) -> Any:
         batches.append(len(pixels))
-        return real(self, pixels, **options)
+        return real(self, pixels)
 
     featcache.extract("pixels", "nifti", root=volumes, dataset_name="warm", slices="n:1")
-    monkeypatch.setattr(Encoder, "encode", counted)
+    monkeypatch.setattr(Encoding, "start", counted)
     report = featcache.extract("pixels", "nifti", root=volumes, batch_size=64)
     assert report.computed == 150
-    assert batches.count(64) == 3  # 150 slices; the probe of a new encoder has one image
+    assert batches == [64, 64, 64]  # 150 slices
 
 
 @pytest.mark.parametrize("after", [32, 64, 96, 128])
