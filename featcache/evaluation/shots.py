@@ -53,7 +53,10 @@ def few_shot_runs(
     estimator.fit(request.matrix(train), train.y, groups=train.groups, episodes=episodes, n_classes=request.n_classes)
     metrics = select_metrics(scoring.metrics)
     found = estimator.evaluate_many(request.matrix(scored), scored.y, metrics)
-    curves = {name: learning_curve(estimator.shots_, values) for name, values in found.items()}
+    curves = {
+        name: learning_curve(estimator.shots_, values, within=(-1.0 if name == "mcc" else 0.0, 1.0))
+        for name, values in found.items()
+    }
     runs = [
         ProbeRun(
             parameters={"shots": shots, "head": estimator.head, "n_episodes": estimator.episodes_.n_episodes},

@@ -32,7 +32,9 @@ class CurvePoint:
     """Episodes in which the metric is defined."""
 
 
-def mean_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
+def mean_interval(
+    values: ArrayLike, *, level: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
     """The mean and its t interval: ``mean +- t * s / sqrt(n)`` with n - 1 degrees of freedom.
 
     Parameters
@@ -41,6 +43,8 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
         (n,) one number an episode; NaN (an undefined metric) is left out.
     level
         Coverage, between 0 and 1.
+    within
+        Smallest and largest possible value: the interval ends there, which costs no coverage.
 
     Returns
     -------
@@ -80,10 +84,16 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
         return Estimate(mean, float("nan"), float("nan"))
     quantile = float(stdtrit(len(defined) - 1, 0.5 + level / 2))
     half = quantile * float(defined.std(ddof=1)) / len(defined) ** 0.5
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(mean, max(mean - half, within[0]), min(mean + half, within[1]))
 
 
-def learning_curve(shots: Sequence[int], values: ArrayLike, *, level: float = 0.95) -> list[CurvePoint]:
+def learning_curve(
+    shots: Sequence[int],
+    values: ArrayLike,
+    *,
+    level: float = 0.95,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> list[CurvePoint]:
     """A table row for each number of shots.
 
     Parameters
@@ -92,8 +102,8 @@ def learning_curve(shots: Sequence[int], values: ArrayLike, *, level: float = 0.
         S numbers of shots.
     values
         (S, E) metric of every episode, as :meth:`featcache.probes.FewShot.evaluate` returns it.
-    level
-        Coverage of the intervals, see :func:`mean_interval`.
+    level, within
+        Coverage and ends of the intervals, see :func:`mean_interval`.
 
     Returns
     -------
@@ -114,7 +124,7 @@ def learning_curve(shots: Sequence[int], values: ArrayLike, *, level: float = 0.
         raise ProbeError(f"values of shape {table.shape} do not fit {len(shots)} numbers of shots")
     points = []
     for shot, row in zip(shots, table, strict=True):
-        estimate, defined = mean_interval(row, level=level), row[~np.isnan(row)]
+        estimate, defined = mean_interval(row, level=level, within=within), row[~np.isnan(row)]
         deviation = float(defined.std(ddof=1)) if len(defined) > 1 else float("nan")
         points.append(CurvePoint(int(shot), estimate.value, estimate.low, estimate.high, deviation, len(defined)))
     return points

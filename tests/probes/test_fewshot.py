@@ -280,6 +280,14 @@ def test_interval_is_student_t() -> None:
     assert np.isnan(mean_interval([np.nan]).value)
 
 
+def test_an_interval_ends_where_the_metric_does() -> None:
+    free, bound = mean_interval([0.1, 0.9]), mean_interval([0.1, 0.9], within=(0.0, 1.0))
+    assert free.low < 0 < 1 < free.high
+    assert (bound.value, bound.low, bound.high) == (free.value, 0.0, 1.0)
+    (point,) = learning_curve((1,), [[0.1, 0.9]], within=(-1.0, 1.0))
+    assert (point.low, point.high) == (-1.0, 1.0)
+
+
 def test_interval_covers_the_mean_of_many_episodes() -> None:
     X, y = data(n=600)
     probe = FewShot((2,), n_episodes=1000, head="ridge").fit(X, y)

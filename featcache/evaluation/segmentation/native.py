@@ -231,5 +231,5 @@ def _cropped(size: tuple[int, int], preprocess: Mapping[str, Any]) -> ProbeError
         f"the encoder saw a part of this plane of {size[0]} x {size[1]} pixels only ({facts}): its border has no "
         "prediction",
         remedy="Extract with a recipe that crops nothing: --preprocess radiology-seg, or model,resize=letterbox; or "
-        "count the border as background: border='background'.",
+        "count the border as background: --border background (border='background').",
     )

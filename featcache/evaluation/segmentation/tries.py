@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from featcache.evaluation.segmentation.fitting import FittingJob
 from featcache.evaluation.segmentation.heads import Segmenter
 from featcache.evaluation.segmentation.native_scores import SegmentationScores
@@ -110,9 +112,15 @@ def mean_of_tries(parameters: Mapping[str, Any], tries: Sequence[tuple[int, Prob
     """
     runs = [run for _, run in tries]
     first = runs[0]
-    metrics = {name: mean_interval([run.metrics[name].value for run in runs]) for name in first.metrics}
+    ends = {name: (0.0, np.inf if name == "hd95" else 1.0) for name in first.metrics}  # millimetres, and shares
+    metrics = {
+        name: mean_interval([run.metrics[name].value for run in runs], within=ends[name]) for name in first.metrics
+    }
     classes = {
-        name: {label: mean_interval([run.per_class[name][label].value for run in runs]) for label in found}
+        name: {
+            label: mean_interval([run.per_class[name][label].value for run in runs], within=ends[name])
+            for label in found
+        }
         for name, found in first.per_class.items()
     }
     parts = tuple(Subgroup("try", f"seed {seed}", run.n, run.metrics) for seed, run in tries)
