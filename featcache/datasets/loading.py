@@ -60,7 +60,7 @@ def load_dataset(
     ConfigurationError
         If the dataset does not take an option.
     """
-    dataset = _loaded(name, root, home, options)
+    dataset = _loaded(name, root, home, {name: _listed(name, value) for name, value in options.items()})
     refuse_invalid(dataset)
     if split_file is not None:
         split, notes = split_from_file(dataset.samples, Path(split_file))
@@ -73,6 +73,13 @@ def load_dataset(
     if dataset_name is not None:
         dataset = replace(dataset, name=checked_name(dataset_name))
     return dataset
+
+
+def _listed(option: str, value: Any) -> Any:
+    """Columns that are given as one text, ``-o label_columns=sex,age``, are a list of them."""
+    if option.endswith("_columns") and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 def _loaded(name: str, root: Path | str | None, home: Path | str | None, options: dict[str, Any]) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -89,7 +90,8 @@ def fit_volumes(request: Request, pools: Sequence[BagPool], parts: Mapping[str, 
         fitted.runs.append((chosen, estimator.predict_scores(slices["scored"])))
         if held:
             fitted.on_val[place] = (val.y, estimator.val_scores_)
-        _keep_facts(fitted, estimator, f"{pool}: ")
+        _keep_settings(fitted, estimator, pool)
+        fitted.notes += tuple(f"{pool}: {note}" for note in estimator.notes_)
     return fitted
 
 
@@ -113,6 +115,7 @@ def cross_validate_volumes(request: Request, pools: Sequence[BagPool], rows: Row
     for pool in pools:
         scores = np.empty((len(rows), request.n_classes))
         chosen: list[tuple[float, int]] = []
+        said: Counter[str] = Counter()
         for number in range(folds):
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             estimator = _estimator(request, pool).fit(
@@ -123,7 +126,9 @@ def cross_validate_volumes(request: Request, pools: Sequence[BagPool], rows: Row
             )
             scores[outside] = estimator.predict_scores(_some(slices, outside))
             chosen.append((estimator.lr_, estimator.epochs_))
-            _keep_facts(fitted, estimator, f"{pool}, fold {number}: ")
+            _keep_settings(fitted, estimator, f"{pool}, fold {number}")
+            said.update(estimator.notes_)
+        fitted.notes += tuple(f"{pool}, {count} of {folds} folds: {note}" for note, count in said.items())
         fitted.runs.append(({"pool": pool}, scores))
         fitted.settings[f"chosen, {pool}"] = [{"lr": rate, "epochs": epochs} for rate, epochs in chosen]
     fitted.settings["fold"] = fold.tolist()
@@ -150,10 +155,9 @@ def _estimator(request: Request, pool: BagPool) -> Any:
     return make("volume", request.replaced({**request.parameters, "pool": pool}))
 
 
-def _keep_facts(fitted: Fitted, estimator: Any, prefix: str) -> None:
+def _keep_settings(fitted: Fitted, estimator: Any, name: str) -> None:
     """Settings are the same for all heads but for the pool; what was chosen is each head's own."""
     settings = settings_of(estimator)
     selection = settings.pop("selection")
     settings.pop("pool")
-    fitted.settings |= settings | {f"selection, {prefix.removesuffix(': ')}": selection}
-    fitted.notes += tuple(prefix + note for note in estimator.notes_)
+    fitted.settings |= settings | {f"selection, {name}": selection}

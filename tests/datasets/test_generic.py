@@ -132,6 +132,7 @@ def test_several_label_columns_are_one_multilabel_task(image_folder: WriteImages
     root = image_folder(6)
     write_table(root, effusion=[0, 1, None, 0, 1, 0], mass=[1, 0, 0, 0, 1, 1])
     dataset = load_dataset("table", root=root, label_columns=("effusion", "mass"))
+    assert load_dataset("table", root=root, label_columns="effusion, mass").tasks == dataset.tasks
     assert dataset.tasks[0].type == "multilabel"
     assert dataset.split_origin == "seeded"
 

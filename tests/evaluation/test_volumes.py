@@ -52,6 +52,9 @@ def test_without_a_split_patients_are_cross_validated_whole(store: Store) -> Non
     X, y, patients = opened.features("cls").reshape(60, 4, -1), np.arange(60) // 2 % 2, np.arange(60) // 2
     fold = patient_folds(y, patients, 3, seed=2)
     assert result.config["fold"] == fold.tolist()
+    assert [note for note in result.notes if "epochs" in note and "folds:" in note] == [
+        "mean, 3 of 3 folds: The last of 3 epochs was the best: more may be better."
+    ]
     assert run.scores is not None
     for number in range(3):
         inside, outside = fold != number, fold == number
