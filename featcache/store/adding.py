@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from featcache.errors import ConfigurationError
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.keys import Key
+from featcache.store.stored_tokens import StoredTokens
+from featcache.store.token_basis import refuse_other_basis
 from featcache.store.token_forms import TOKENS, TokenForm, is_token_family
 from featcache.store.writer import StoreWriter, open_writer
 
@@ -33,6 +35,7 @@ def add_rows(
     read: ReadRows,
     provenance: Mapping[str, Any],
     present: Callable[[str], NDArray[np.bool_]] | None = None,
+    coded: Mapping[str, StoredTokens] | None = None,
 ) -> tuple[Path, int]:
     """Commit the rows that a store lacks; make the store if it is not there.
 
@@ -52,6 +55,9 @@ def add_rows(
         Of a store that is made.
     present
         Which of the n rows there are of a family of tokens; default: all.
+    coded
+        Families of tokens as they are stored, int8 and projected ones too. A family that is there already must have
+        the same basis.
 
     Returns
     -------
@@ -63,7 +69,9 @@ def add_rows(
     Raises
     ------
     ConfigurationError
-        For tokens in int8 or projected.
+        For tokens in int8 or projected among ``arrays``: those are read decoded.
+    StoreError
+        If tokens are projected onto another basis than those of the store.
     """
     offered = digests_from_text(digests)
     first = ~pd.Series(digests, dtype="object").duplicated().to_numpy(dtype=bool)
@@ -85,6 +93,13 @@ def add_rows(
                 absent = FeatureStore(writer.path).array_of(family, offered).rows < 0
                 there = absent if present is None else absent & present(family)
                 _commit_missing(inner, np.flatnonzero(first & there), offered, ids, {TOKENS: partial(read, family)})
+        for family, stored in (coded or {}).items():
+            refuse_other_basis(writer.path, family, stored.basis)
+            own: dict[str, Any] = {"family": family, "basis": stored.basis, "provenance": provenance}
+            with open_writer(folder, key, arrays=stored.shapes, planned_rows=len(offered), **own) as inner:
+                absent = FeatureStore(writer.path).array_of(family, offered).rows < 0
+                new = np.flatnonzero(first & absent & stored.present)
+                _commit_missing(inner, new, offered, ids, {name: partial(stored.read, name) for name in stored.arrays})
     return writer.path, len(missing)
 
 
