@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from featcache.store.token_basis import refuse_other_basis
 from featcache.store.token_forms import TOKENS, TokenForm, is_token_family
 from featcache.store.writer import StoreWriter, open_writer
 
-__all__ = ["ReadRows", "add_rows"]
+__all__ = ["ReadRows", "add_rows", "refuse_decoded"]
 
 ReadRows = Callable[[str, NDArray[np.int64]], NDArray[Any]]
 """Gives some rows of the array of a name."""
@@ -77,13 +77,7 @@ def add_rows(
     first = ~pd.Series(digests, dtype="object").duplicated().to_numpy(dtype=bool)
     vectors = {name: shape for name, shape in arrays.items() if not is_token_family(name)}
     tokens = {name: shape for name, shape in arrays.items() if is_token_family(name)}
-    for family in tokens:
-        form = TokenForm.of_family(family)
-        if form is None or not form.is_plain:
-            raise ConfigurationError(
-                f"tokens of the form {family!r} cannot be copied to another store: they are an approximation",
-                remedy="Extract them there: featcache extract --patches with the same options.",
-            )
+    refuse_decoded(arrays)
     with open_writer(folder, key, arrays=vectors, planned_rows=len(offered), provenance=provenance) as writer:
         missing = np.flatnonzero(first & (FeatureStore(writer.path).rows_of(offered) < 0))
         _commit_missing(writer, missing, offered, ids, {name: partial(read, name) for name in vectors})
@@ -101,6 +95,24 @@ def add_rows(
                 new = np.flatnonzero(first & absent & stored.present)
                 _commit_missing(inner, new, offered, ids, {name: partial(stored.read, name) for name in stored.arrays})
     return writer.path, len(missing)
+
+
+def refuse_decoded(names: Iterable[str]) -> None:
+    """Raise if one of the arrays is of tokens in int8 or projected: exports and packed stores hold them decoded.
+
+    Raises
+    ------
+    ConfigurationError
+        Names the family.
+    """
+    for name in names:
+        form = TokenForm.of_family(name)
+        if form is not None and not form.is_plain:
+            raise ConfigurationError(
+                f"tokens of the form {name!r} cannot be copied to another store: they are an approximation",
+                remedy="Extract them there with the same options, merge the Zarr store, or leave them out of the "
+                "export (--features).",
+            )
 
 
 def _commit_missing(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from featcache.errors import ConfigurationError, DatasetError, StoreError
-from featcache.exchange import merge
+from featcache.exchange import export, import_export, merge
 from featcache.records import Failure, Task
 from featcache.store import (
     BASIS,
@@ -155,3 +155,17 @@ def test_tokens_on_another_basis_are_refused_by_name_before_anything_is_written(
     with pytest.raises(StoreError, match=r"patches_pca4\.basis"):  # the target is one of those that are compared
         merge([FeatureStore(second.path)], into=tmp_path / "a")
     assert len(FeatureStore(first.path)) == 5
+
+
+def test_an_export_of_coded_tokens_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    store = shard(tmp_path / "a", NAMES[:5], label=["x"] * 5)
+    tokens_added(store, NAMES[:5], TokenForm(dtype="int8"))
+    store = FeatureStore(store.path)
+    for form, name in (("hdf5", "all.h5"), ("npy", "all"), ("parquet", "all.parquet")):
+        file = export(store, tmp_path / name, format=form)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="patches_int8"):
+            import_export(file, home=tmp_path / "home")
+        assert not (tmp_path / "home").exists()
+        vectors = export(store, tmp_path / f"vectors{Path(name).suffix}", format=form, features=["cls"])  # type: ignore[arg-type]
+        back = FeatureStore(import_export(vectors, home=tmp_path / f"home {form}"))
+        np.testing.assert_array_equal(back["cls"][:], store["cls"][:])
