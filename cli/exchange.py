@@ -108,5 +108,5 @@ def merge(stores: tuple[Path, ...], into: Path, dataset: str | None, as_json: bo
     for conflict in report.conflicts:
         click.echo(f"conflict: {conflict}; the first counts", err=True)
     for name in report.left_out:
-        click.echo(f"left out: {name}; tokens of that form are extracted, not joined", err=True)
+        click.echo(f"left out: {name}; a packed store holds such tokens decoded, join its Zarr group", err=True)
     click.echo(f"{report.rows} rows, {report.added} of them new: {report.store}")

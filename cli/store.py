@@ -196,18 +196,28 @@ def gc(
 
 @click.command()
 @store_options
+@click.option("--family", help="Remove only this family of patch tokens, for example patches_pca64_int8.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def rm(store_path: Path | None, dataset: str | None, model: str | None, home: Path | None, yes: bool) -> None:
-    """Remove one store. The samples table and other stores of the dataset stay."""
-    from featcache.store import remove_store
+def rm(
+    store_path: Path | None, dataset: str | None, model: str | None, home: Path | None, family: str | None, yes: bool
+) -> None:
+    """Remove one store, or one family of its tokens. The samples table and other stores of the dataset stay."""
+    from featcache.store import check_family, remove_family, remove_store
 
     if store_path is None and dataset is None and model is None:
         raise click.UsageError("say which: --store, or --dataset and --model")
     path = chosen_path(store_path, dataset, model, home)
+    if family is not None:
+        check_family(path, family)
+    doomed = path if family is None or path.is_file() else path / family
+    what = str(path) if family is None else f"{family} of {path}"
     if not yes:
-        _ask(f"Remove {path} ({size(path) / 1e6:.1f} MB)?")
-    remove_store(path)
-    click.echo(f"removed {path}")
+        _ask(f"Remove {what} ({'the file has ' if doomed.is_file() and family else ''}{size(doomed) / 1e6:.1f} MB)?")
+    if family is None:
+        remove_store(path)
+    else:
+        remove_family(path, family)
+    click.echo(f"removed {what}")
 
 
 def _ask(question: str, *, err: bool = False) -> None:

@@ -13,12 +13,15 @@ from featcache.store import (
     FeatureStore,
     SampleTable,
     add_rows,
+    digests_from_text,
     find_home,
     read_samples,
     write_quarantine,
     write_samples,
 )
 from featcache.store.joining import unite_frames
+from featcache.store.stored_tokens import StoredTokens, stored_tokens
+from featcache.store.token_basis import refuse_other_basis
 from featcache.store.token_forms import TokenForm, is_token_family
 from featcache.store.visible import visible_rows
 
@@ -38,7 +41,7 @@ class MergeReport:
     conflicts: tuple[str, ...]
     """Values of the samples on which the stores disagree; that of the first store counts."""
     left_out: tuple[str, ...] = ()
-    """Tokens in int8 or projected: they are extracted anew, not joined."""
+    """Coded tokens of packed stores, which hold neither their scales nor their bases."""
 
 
 def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dataset: str | None = None) -> MergeReport:
@@ -60,7 +63,7 @@ def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dat
     Raises
     ------
     StoreError
-        If the keys or the arrays differ; the message names the fields.
+        If the keys, the arrays or the bases of projected tokens differ; the message names the fields.
     DatasetError
         If one id means different content in two stores.
 
@@ -76,9 +79,13 @@ def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dat
     if not stores:
         raise ConfigurationError("no store to merge", remedy="Name at least one.")
     _refuse_other_keys(stores)
+    _refuse_other_tokens(stores)
     folder = find_home(into) / _dataset_name(stores, dataset)
     parts = [visible_rows(store) for store in stores]
     target = folder / stores[0].key.store_name
+    for store in stores:
+        for family, tokens in stored_tokens(store, store.row_digests).items():
+            refuse_other_basis(target, family, tokens.basis)
     before = read_samples(folder)
     others = [store for store in stores if store.path != target]
     tables = [read_samples(store.path.parent) or table for store, (table, _) in zip(stores, parts, strict=True)]
@@ -94,7 +101,9 @@ def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dat
             continue
         reader = RowReader(store, part)
         kept = [name for name in store.names if not is_token_family(name) or _joins(name)]
-        left_out += [f"{name} of {store.path}" for name in store.names if name not in kept]
+        digests = digests_from_text(part.frame["digest"].tolist())
+        coded = {name: tokens for name, tokens in stored_tokens(store, digests).items() if name not in kept}
+        left_out += [f"{name} of {store.path}" for name in store.names if name not in kept and name not in coded]
         path, new = add_rows(
             folder,
             store.key,
@@ -104,6 +113,7 @@ def merge(stores: Sequence[FeatureStore], *, into: Path | str | None = None, dat
             read=reader,
             provenance=store.attributes["provenance"],
             present=reader.present,
+            coded=coded,
         )
         added += new
     joined = FeatureStore(path)
@@ -129,6 +139,20 @@ def _refuse_other_keys(stores: Sequence[FeatureStore]) -> None:
                 f"{first.path} has the arrays {shapes}, {other.path} has {found}",
                 remedy="Merge copies with the same arrays.",
             )
+
+
+def _refuse_other_tokens(stores: Sequence[FeatureStore]) -> None:
+    """Tokens of one family must be of one basis and one shape."""
+    seen: dict[str, tuple[FeatureStore, StoredTokens]] = {}
+    for store in stores:
+        for family, tokens in stored_tokens(store, store.row_digests).items():
+            first, same = seen.setdefault(family, (store, tokens))
+            if tokens.shapes != same.shapes:
+                raise StoreError(
+                    f"{family} has the arrays {same.shapes} in {first.path}, {tokens.shapes} in {store.path}",
+                    remedy=f"Remove it on one side: featcache rm --family {family} --store ….",
+                )
+            refuse_other_basis(first.path, family, tokens.basis)
 
 
 def _vector_shapes(store: FeatureStore) -> dict[str, tuple[int, ...]]:

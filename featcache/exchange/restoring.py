@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from featcache.errors import DatasetError, StoreCorruptError, StoreVersionError
+from featcache.errors import DatasetError, FeatcacheError, StoreCorruptError, StoreVersionError
 from featcache.exchange.exporting import EXPORT_VERSION
 from featcache.exchange.rows import RowReader
 from featcache.records import Failure, Task
@@ -29,6 +29,7 @@ from featcache.store import (
     write_quarantine,
     write_samples,
 )
+from featcache.store.adding import refuse_decoded
 from featcache.store.packing import check_packed
 from featcache.store.visible import visible_rows
 
@@ -96,9 +97,9 @@ def import_npy(folder: Path, *, home: Path | str | None = None, dataset: str | N
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in facts["arrays"]}
         frame = _read_samples_csv(folder / "samples.csv", facts["samples"]["columns"], facts["missing"])
         return _restore(facts, arrays, frame, folder, home=home, dataset=dataset)
+    except FeatcacheError:  # some are ValueErrors too
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, StoreVersionError | StoreCorruptError):
-            raise
         raise StoreCorruptError(f"{folder} is no whole export ({error!r})", remedy=_EDITED) from error
 
 
@@ -191,6 +192,7 @@ def _commit(
     home: Path | str | None,
     dataset: str,
 ) -> Path:
+    refuse_decoded(arrays)  # before anything is written
     folder = find_home(home) / dataset
     write_samples(folder, join_samples(read_samples(folder), table, dataset))
     path, _ = add_rows(

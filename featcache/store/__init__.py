@@ -3,6 +3,7 @@
 from featcache.store.adding import ReadRows, add_rows
 from featcache.store.backend import FORMAT_VERSION, KEPT_PIXELS, NO_ROW
 from featcache.store.digests import StatIndex, content_digest, file_digest, row_digest
+from featcache.store.family_removal import check_family, remove_family
 from featcache.store.feature_array import FeatureArray
 from featcache.store.feature_store import FeatureStore, digests_from_text
 from featcache.store.find import find_store, form_of, is_store, key_of, last_store, packed_path, store_paths
@@ -49,6 +50,7 @@ __all__ = [
     "TokenDtype",
     "TokenForm",
     "add_rows",
+    "check_family",
     "collect_garbage",
     "content_digest",
     "digests_from_text",
@@ -73,6 +75,7 @@ __all__ = [
     "read_basis",
     "read_samples",
     "remember_last_store",
+    "remove_family",
     "remove_store",
     "row_digest",
     "salvage",

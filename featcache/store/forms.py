@@ -6,7 +6,7 @@ new segments. Both together are the store then, and packing makes one file of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,10 +88,10 @@ def _pack(store: Path, failures: Sequence[Failure]) -> Path:
     return target
 
 
-def keep_rows(path: Path, digests: NDArray[np.uint8]) -> None:
-    """Pack a packed store again with only the rows of (n, 16) digests."""
+def keep_rows(path: Path, digests: NDArray[np.uint8], *, without: Container[str] = ()) -> None:
+    """Pack a packed store again with only the rows of (n, 16) digests, and without the arrays named."""
     opened = FeatureStore(path)
-    write_packed(path, _content([opened], digests, opened.failures))
+    write_packed(path, _content([opened], digests, opened.failures, without))
 
 
 def unpack(store: Path) -> int:
@@ -138,9 +138,14 @@ def _copy(opened: FeatureStore, chosen: NDArray[np.bool_], *, provenance: dict[s
     return added
 
 
-def _content(forms: Sequence[FeatureStore], digests: NDArray[np.uint8], failures: Sequence[Failure]) -> Content:
+def _content(
+    forms: Sequence[FeatureStore],
+    digests: NDArray[np.uint8],
+    failures: Sequence[Failure],
+    without: Container[str] = (),
+) -> Content:
     """The rows of some digests out of several forms; rows without tokens that others have are left out."""
-    names = list(dict.fromkeys(name for form in forms for name in form.names))
+    names = list(dict.fromkeys(name for form in forms for name in form.names if name not in without))
     shapes = [{name: form[name].shape[1:] for name in form.names if not is_token_family(name)} for form in forms]
     if any(shape != shapes[0] for shape in shapes):
         raise StoreCorruptError(

@@ -95,7 +95,7 @@ def _plan(store: Path, folder: Path) -> GarbagePlan:
     dissolved = list(sparse) if any(sparse.values()) or len(sparse) > 1 else []
     named = {name for segment in segments for name in segment.files}
     inside = token_families(store)
-    partial = [path for path in store.rglob("*.partial") if path.is_file()]
+    partial = [path for path in store.rglob("*") if path.is_file() and _is_partial(path.relative_to(store))]
     leftovers = [path for path in partial if path.relative_to(store).parts[0] not in inside]
     for array in family_of(read_attributes(store))[1]:
         chunks = (path for path in (store / array / "c").rglob("*") if path.is_file())
@@ -139,6 +139,11 @@ def collect_garbage(store: Path) -> GarbagePlan:
             with _reopened(store / family, store.parent) as inner:
                 _collect(store / family, store.parent, own, inner)
     return plan
+
+
+def _is_partial(path: Path) -> bool:
+    """Whether it is a leftover of a killed process, or inside one."""
+    return any(part.endswith(".partial") for part in path.parts)
 
 
 @contextlib.contextmanager

@@ -41,14 +41,17 @@ def group_copy(store: Path) -> Path:
     return store / "segments" / "group.json"
 
 
-def write_manifest(store: Path, *, next_segment: int = 0, without: Container[str] = ()) -> None:
+def write_manifest(
+    store: Path, *, next_segment: int = 0, without: Container[str] = (), without_family: str | None = None
+) -> None:
     """List the files that are there now, durably.
 
-    ``next_segment`` is the least number that is noted as used; files named in ``without`` are about to go.
+    ``next_segment`` is the least number that is noted as used; files named in ``without`` are about to go, and so is
+    the family of tokens ``without_family``.
     """
     own = manifest_file(store)
     listed = [store / "zarr.json", *(path for path in sorted((store / "segments").glob("*.json")) if path != own)]
-    listed += [group_copy(family_path(store, family)) for family in token_families(store)]
+    listed += [group_copy(family_path(store, family)) for family in token_families(store) if family != without_family]
     listed = [path for path in listed if path.name not in without]
     files = {path.relative_to(store).as_posix(): _digest(path) for path in listed if path.is_file()}
     used = [segment_number(path) for path in segment_records(store)]

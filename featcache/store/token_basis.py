@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import StoreCorruptError
+from featcache.errors import StoreCorruptError, StoreError
+from featcache.store.backend import family_path
 from featcache.store.token_forms import BASIS
 from featcache.store.zarr_backend import read_attributes
 
-__all__ = ["basis_fault", "read_basis", "to_npy"]
+__all__ = ["basis_fault", "read_basis", "refuse_other_basis", "to_npy"]
 
 
 def to_npy(basis: NDArray[np.float32]) -> bytes:
@@ -36,6 +37,27 @@ def read_basis(family: Path) -> NDArray[np.float32]:
         raise StoreCorruptError(f"{family / BASIS}: {fault}", remedy="featcache verify --repair")
     basis: NDArray[np.float32] = np.load(family / BASIS)
     return basis
+
+
+def refuse_other_basis(store: Path, family: str, basis: NDArray[np.float32] | None) -> None:
+    """Raise if a store has the family with tokens on another basis: their numbers do not compare.
+
+    Raises
+    ------
+    StoreError
+        Names the field.
+    """
+    group = family_path(store, family)
+    if not (group / "zarr.json").is_file():
+        return
+    there = read_attributes(group).get("basis")
+    here = None if basis is None else hashlib.sha256(to_npy(basis)).hexdigest()
+    if there != here:
+        raise StoreError(
+            f"{family} was projected onto different bases: {family}.basis: {(here or 'none')[:8]}, there "
+            f"{(there or 'none')[:8]} ({store})",
+            remedy=f"Remove it on one side (featcache rm --family {family} --store …), join, and extract it again.",
+        )
 
 
 def basis_fault(family: Path) -> str | None:

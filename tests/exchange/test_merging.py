@@ -9,9 +9,18 @@ import pandas as pd
 import pytest
 
 from featcache.errors import ConfigurationError, DatasetError, StoreError
-from featcache.exchange import merge
+from featcache.exchange import export, import_export, merge
 from featcache.records import Failure, Task
-from featcache.store import FeatureStore, SampleTable, open_writer, write_quarantine, write_samples
+from featcache.store import (
+    BASIS,
+    FeatureStore,
+    SampleTable,
+    TokenForm,
+    open_writer,
+    verify_store,
+    write_quarantine,
+    write_samples,
+)
 from featcache.store.packing import pack_hdf5
 from tests.store.conftest import ARRAYS, digest_of, features_of, make_key
 
@@ -89,3 +98,74 @@ def test_datasets_of_several_names_need_one(tmp_path: Path) -> None:
     assert merge([first, second], into=tmp_path / "joined", dataset="all").rows == 9
     with pytest.raises(ConfigurationError, match="no store"):
         merge([])
+
+
+def tokens_added(store: FeatureStore, names: list[str], form: TokenForm, seed: int = 0) -> dict[str, np.ndarray]:
+    """Tokens that depend on the row's name only; the basis on the seed."""
+    shapes = form.arrays((2, 3, 8))
+    rows = {
+        array: np.stack([np.random.default_rng([*name.encode(), 7]).integers(-99, 99, shape) for name in names])
+        for array, shape in shapes.items()
+    }
+    basis = None if form.pca is None else np.random.default_rng(seed).normal(size=(1, 1 + form.pca, 8)).astype("f4")
+    facts = {"planned_rows": len(names), "provenance": {}}
+    folder = store.path.parent
+    with (
+        open_writer(folder, store.key, arrays=ARRAYS, **facts),
+        open_writer(folder, store.key, arrays=shapes, family=form.family, basis=basis, **facts) as writer,
+    ):
+        for place, number in enumerate(writer.reserve(len(names))):
+            part = slice(place * writer.chunk_rows, (place + 1) * writer.chunk_rows)
+            digests = np.frombuffer(b"".join(map(digest_of, names[part])), np.uint8).reshape(-1, 16)
+            writer.commit(number, digests, names[part], {array: values[part] for array, values in rows.items()})
+    return rows
+
+
+@pytest.mark.parametrize("form", [TokenForm(dtype="int8"), TokenForm(pca=4), TokenForm(pca=4, dtype="int8")])
+def test_coded_tokens_are_carried_number_by_number(tmp_path: Path, form: TokenForm) -> None:
+    first = shard(tmp_path / "a", NAMES[:30], label=["x"] * 30)
+    second = shard(tmp_path / "b", NAMES[20:50], label=["x"] * 30)
+    tokens_added(first, NAMES[:30], form)
+    tokens_added(second, NAMES[25:50], form)  # five samples have vectors alone
+    stores = [FeatureStore(first.path), FeatureStore(second.path)]
+    report = merge(stores, into=tmp_path / "joined")
+    assert report.left_out == ()
+    assert verify_store(report.store) == []
+    joined = FeatureStore(report.store)
+    expected = tokens_added(shard(tmp_path / "c", NAMES[:50]), NAMES[:50], form)
+    values = expected["tokens"].astype(np.float32)
+    if "scales" in expected:
+        values = values * expected["scales"][..., None].astype(np.float32)
+    np.testing.assert_array_equal(joined[form.family][:], values.astype(np.float16))
+    if form.pca is not None:
+        content = [(path / form.family / BASIS).read_bytes() for path in (first.path, report.store)]
+        assert content[0] == content[1]
+    assert merge(stores, into=tmp_path / "joined").added == 0
+
+
+def test_tokens_on_another_basis_are_refused_by_name_before_anything_is_written(tmp_path: Path) -> None:
+    form = TokenForm(pca=4)
+    first = shard(tmp_path / "a", NAMES[:5], label=["x"] * 5)
+    second = shard(tmp_path / "b", NAMES[5:9], label=["x"] * 4)
+    tokens_added(first, NAMES[:5], form, seed=1)
+    tokens_added(second, NAMES[5:9], form, seed=2)
+    with pytest.raises(StoreError, match=r"patches_pca4\.basis: \w{8}, there \w{8}"):
+        merge([FeatureStore(first.path), FeatureStore(second.path)], into=tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()
+    with pytest.raises(StoreError, match=r"patches_pca4\.basis"):  # the target is one of those that are compared
+        merge([FeatureStore(second.path)], into=tmp_path / "a")
+    assert len(FeatureStore(first.path)) == 5
+
+
+def test_an_export_of_coded_tokens_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    store = shard(tmp_path / "a", NAMES[:5], label=["x"] * 5)
+    tokens_added(store, NAMES[:5], TokenForm(dtype="int8"))
+    store = FeatureStore(store.path)
+    for form, name in (("hdf5", "all.h5"), ("npy", "all"), ("parquet", "all.parquet")):
+        file = export(store, tmp_path / name, format=form)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="patches_int8"):
+            import_export(file, home=tmp_path / "home")
+        assert not (tmp_path / "home").exists()
+        vectors = export(store, tmp_path / f"vectors{Path(name).suffix}", format=form, features=["cls"])  # type: ignore[arg-type]
+        back = FeatureStore(import_export(vectors, home=tmp_path / f"home {form}"))
+        np.testing.assert_array_equal(back["cls"][:], store["cls"][:])

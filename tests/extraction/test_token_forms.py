@@ -201,13 +201,13 @@ def test_a_forecast_counts_the_bytes_of_a_form(image_folder: WriteImages, networ
     assert several.stored_bytes == 12 * (vectors + 5 * 16 * (32 + 4))
 
 
-def test_an_export_holds_what_readers_see_and_a_merge_says_what_it_leaves(
+def test_an_export_holds_what_readers_see_and_a_merge_of_it_says_what_it_leaves(
     image_folder: WriteImages, network: tuple[Any, Path], tmp_path: Path
 ) -> None:
     store = extract(image_folder(2), network, token_dtype="int8")
     file = export(store, tmp_path / "out.h5", format="hdf5")
     np.testing.assert_array_equal(FeatureStore(file)["patches_int8"][:], store["patches_int8"][:])
-    report = merge([store], into=tmp_path / "joined")
+    report = merge([FeatureStore(file)], into=tmp_path / "joined", dataset="copy")
     assert [text.split()[0] for text in report.left_out] == ["patches_int8"]
     np.testing.assert_array_equal(FeatureStore(report.store)["cls"][:], store["cls"][:])
 
