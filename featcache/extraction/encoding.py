@@ -24,15 +24,13 @@ class Fetched:
     """Features on their way from the device; :meth:`rows` waits for them."""
 
     def __init__(self, features: Mapping[str, torch.Tensor], began: torch.cuda.Event | None) -> None:
-        import torch
 
         self._began = began
         # On CUDA the copies are queued behind the computation, and the next batch's computation behind them.
         self._features = {name: array.to("cpu", non_blocking=began is not None) for name, array in features.items()}
         self._ended: torch.cuda.Event | None = None
         if began is not None:
-            self._ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            self._ended.record()
+            self._ended = _recorded(next(iter(features.values())).device)
 
     def rows(self, places: list[int]) -> dict[str, NDArray[np.float32]]:
         """(n, …) float32 of some places of the batch, by feature."""
@@ -113,9 +111,14 @@ class Encoding:
         begin = time.perf_counter()
         began = None
         if self.device.startswith("cuda"):
-            began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            began.record()
-        inputs = pixels.to(self.device, non_blocking=True)
+            began = _recorded(torch.device(self.device))
+        try:
+            inputs = pixels.to(self.device, non_blocking=True)
+        except torch.OutOfMemoryError:
+            raise ConfigurationError(
+                f"the memory of {self.device} does not hold the pixels of {len(pixels)} images beside the weights",
+                remedy="Stop what else uses the device, or choose a smaller --batch-size or --device cpu.",
+            ) from None
         middle = time.perf_counter()
         self.transfer_seconds += middle - begin
         fetched = Fetched(self._encode(inputs), began)
@@ -134,6 +137,8 @@ class Encoding:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
+                parts = []
+            if not parts:  # outside of the handler, whose error holds on to the activations
                 self._halve(len(inputs))
                 continue
             return {
@@ -160,6 +165,15 @@ class Encoding:
         self.part = part // 2
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
+
+
+def _recorded(device: torch.device) -> torch.cuda.Event:
+    """An event in a device's own queue, whichever is PyTorch's current device."""
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

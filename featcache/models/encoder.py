@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import math
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from featcache.errors import ConfigurationError
 from featcache.models.checkpoints import code_error
 from featcache.models.compiled import CompileMode, compile_features
-from featcache.models.runtime import Precision, RuntimeName, runner
+from featcache.models.runtime import Precision, RuntimeName, full_float32, runner
 from featcache.models.spec import ModelSpec, Source, require_input_size
 from featcache.models.weights import WeightsSource, locate_weights
 from featcache.models.zoo import resolve_model
@@ -87,6 +88,7 @@ class Encoder(ABC):
         self._dtype = next((own.dtype for own in self._module.parameters()), torch.float32)
         self.loaded_in: Precision = _PRECISIONS[str(self._dtype)]
         self._runtime: RuntimeName = "torch"
+        self._is_on_cuda = False
         self.is_thread_safe = _takes_threads(spec.source)
         """Whether several threads may encode at once."""
         self._prepare: Callable[[_Features], _Features] = _as_it_is
@@ -114,7 +116,7 @@ class Encoder(ABC):
         ConfigurationError, MissingDependencyError
             If the runtime cannot run it.
         """
-        self._runtime = runtime
+        self._runtime, self._is_on_cuda = runtime, device.startswith("cuda")
         self.is_thread_safe = runtime == "torch" and _takes_threads(self.spec.source)
         options: Any = {"device": device, "precision": precision, "runtime": runtime}
         self._module, self._dtype, run = runner(self._features, self._module, **options)
@@ -176,7 +178,7 @@ class Encoder(ABC):
         if layers not in self._runs:
             own = self._features if layers == 1 else functools.partial(self._features, layers=layers)
             self._runs[layers] = self._prepare(own)
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32() if self._is_on_cuda else contextlib.nullcontext():
             features = self._runs[layers](pixels.to(self._dtype))
             return {name: rows.float() for name, rows in features.items() if patches or name != "patches"}
 

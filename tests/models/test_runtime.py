@@ -205,3 +205,32 @@ def test_signals_are_handled_after_a_network_was_released_in_another_thread() ->
     """OpenVINO then unmapped the stack on which the first thread runs its signal handlers."""
     done = subprocess.run([sys.executable, "-c", _RELEASED_ELSEWHERE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled 1\n"), done.stderr
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_an_encoder_on_cuda_computes_without_tensorfloat32_and_leaves_the_setting(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the setting does needs a GPU; that it is made and taken back does not."""
+    encoder = small("efficientnet_lite0_random")
+    seen: list[tuple[bool, bool]] = []
+    run = encoder._features
+    monkeypatch.setattr(encoder, "_runs", {1: lambda pixels: (seen.append(_tf32()), run(pixels))[1]})
+    before = _tf32()
+    _choose_tf32(allowed, allowed)
+    try:
+        encoder.encode(PIXELS)
+        monkeypatch.setattr(encoder, "_is_on_cuda", True)
+        encoder.encode(PIXELS)
+        assert seen == [(allowed, allowed), (False, False)]
+        assert _tf32() == (allowed, allowed)
+    finally:
+        _choose_tf32(*before)
+
+
+def _choose_tf32(convolutions: bool, products: bool) -> None:
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+
+def _tf32() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
