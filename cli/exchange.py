@@ -54,6 +54,9 @@ def export(
 @click.option("--model", help="What made the embeddings; needed for embeddings made elsewhere.")
 @click.option("--id-column", default="id", show_default=True, help="CSV, Parquet: column of unique ids.")
 @click.option("--vector-column", help="Parquet: column of vectors [the only one, or all float columns].")
+@click.option(
+    "--label-column", "label_columns", multiple=True, help="Label column [label]; several make one multi-label task."
+)
 @home_option
 @json_option
 def import_(
@@ -62,6 +65,7 @@ def import_(
     model: str | None,
     id_column: str,
     vector_column: str | None,
+    label_columns: tuple[str, ...],
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -81,7 +85,13 @@ def import_(
         raise click.UsageError("embeddings made elsewhere need --dataset and --model")
     else:
         path = import_files(
-            files, dataset=dataset, model=model, home=home, id_column=id_column, vector_column=vector_column
+            files,
+            dataset=dataset,
+            model=model,
+            home=home,
+            id_column=id_column,
+            vector_column=vector_column,
+            label_columns=label_columns,
         )
     store = FeatureStore(path)
     if as_json:

@@ -12,7 +12,7 @@ import pytest
 import featcache
 
 LIBRARY = Path(featcache.__file__).parent
-EVERYWHERE = {"errors", "records", "registry"}
+EVERYWHERE = {"errors", "label_columns", "records", "registry"}
 ALLOWED = {
     "catalog": {"datasets", "models", "store"},
     "datasets": {"imaging"},
@@ -27,6 +27,7 @@ ALLOWED = {
     "results": {"metrics"},
     "store": set(),
     "errors": set(),
+    "label_columns": set(),
     "records": set(),
     "registry": set(),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from featcache.datasets.masks import mask_task, with_masks
 from featcache.datasets.pages import with_pages
 from featcache.datasets.splits import normalized_split, seeded_split
 from featcache.errors import ConfigurationError, DatasetError
-from featcache.records import Task
+from featcache.label_columns import tasks_of_columns, whole_numbers
 from featcache.registry import nearest
 
 __all__ = ["load", "relative_paths"]
@@ -79,7 +78,9 @@ def load(
     paths = relative_paths(_column(frame, path_column, file).astype("str"), root, file)
     patient = _optional(frame, patient_column, "patient", file)
     split = _optional(frame, split_column, "split", file)
-    tasks = _tasks(frame, labels, file)
+    for name in labels:
+        _column(frame, name, file)
+    tasks = tasks_of_columns(frame, labels, f"table {file}")
     ids = paths if id_column is None else _column(frame, id_column, file).astype("str")
     missing = pd.Series([None] * len(frame), dtype="str")
     has_split = bool(split.notna().any())
@@ -105,7 +106,7 @@ def load(
             raise DatasetError(
                 f"table {file}: a label or kept column may not be called {column!r}", remedy="Rename it."
             )
-        samples[column] = _clean(_column(frame, column, file))
+        samples[column] = whole_numbers(_column(frame, column, file))
     split_notes = () if has_split else (_split_note(split, patient, seed),)
     samples, page_notes = with_pages(samples, root)
     return Dataset(
@@ -220,36 +221,3 @@ def relative_paths(paths: pd.Series[str], root: Path, file: Path) -> pd.Series[s
             )
         relative.append(path.as_posix())
     return pd.Series(relative, dtype="str")
-
-
-def _tasks(frame: pd.DataFrame, labels: tuple[str, ...], file: Path) -> tuple[Task, ...]:
-    for name in labels:
-        _column(frame, name, file)
-    if len(labels) > 1:
-        for name in labels:
-            values = set(pd.unique(_clean(frame[name]).dropna()))
-            if not values <= {0, 1}:
-                raise DatasetError(
-                    f"table {file}: label {name!r} has the values {sorted(map(str, values))[:5]}, expected 0 and 1",
-                    remedy="Several label columns are one multi-label task. Use one column for a multi-class task.",
-                )
-        return (Task("labels", "multilabel", labels, labels),)
-    if not labels:
-        return ()
-    classes = tuple(sorted(set(_clean(frame[labels[0]]).dropna().astype("str"))))
-    if len(classes) < 2:
-        return ()  # nothing to tell apart; features can be extracted all the same
-    return (Task(labels[0], "binary" if len(classes) == 2 else "multiclass", labels, classes),)
-
-
-def _clean(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Whole numbers beside missing values stay whole (1, not 1.0)."""
-    if column.dtype.kind == "f" and column.notna().any() and (column.dropna() % 1 == 0).all():
-        return column.astype("Int64")
-    if column.dtype.kind in "biuf" or column.isna().all():
-        return column
-    numbers = pd.to_numeric(column, errors="coerce")
-    plain = column.dropna().astype("str").str.fullmatch(r"-?(0|[1-9]\d{0,14})(\.\d+)?")
-    if numbers.isna().equals(column.isna()) and plain.all():
-        return _clean(numbers)  # numbers that lose nothing by being numbers; not 007, not 1e5
-    return column

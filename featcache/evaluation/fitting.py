@@ -167,7 +167,9 @@ def _fit_selected(name: str, request: Request, parts: Parts, want_val: bool) -> 
     else:
         parameters = {"lr": estimator.lr_, "n_last_blocks": estimator.n_last_blocks_, "avgpool": estimator.avgpool_}
     scores = estimator.predict_scores(matrix(parts["scored"]))
-    fitted = Fitted([(parameters, scores)], settings_of(estimator), tuple(estimator.notes_))
+    said = str(estimator.selection_)
+    unseen = (f"No val split: {said}",) if not held and "held out" in said else ()
+    fitted = Fitted([(parameters, scores)], settings_of(estimator), (*unseen, *estimator.notes_))
     if want_val and held:
         names = {"lr": "learning_rates", "n_last_blocks": "n_last_blocks", "avgpool": "avgpool"}
         one = {names.get(key, key): (value,) for key, value in parameters.items()}

@@ -77,7 +77,7 @@ def chosen_task(store: FeatureStore, name: str | None, labels: Sequence[str] | N
     if not store.tasks:
         raise ProbeError(
             f"dataset {store.dataset} has no labels to probe",
-            remedy="Name its label column(s) with --label-column and extract again: nothing is recomputed.",
+            remedy="Name its label column(s) with --label-column and extract or import again; nothing is recomputed.",
         )
     if name is None:
         classifying = [task.name for task in store.tasks if task.type != "segmentation"]

@@ -305,7 +305,7 @@ class FeatureStore:
                 f"dataset {self.dataset} {asked}; known: {', '.join(names) or 'none'}",
                 remedy="Choose one with --task."
                 if names
-                else "Name its label column(s) with --label-column and extract again: nothing is recomputed.",
+                else "Name its label column(s) with --label-column and extract or import again; nothing is recomputed.",
             )
         return self.tasks[names.index(name)]
 

@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+import featcache
 from featcache.errors import ConfigurationError, DatasetError
 from featcache.exchange import import_files, store_from_arrays
 from featcache.records import Task
@@ -127,6 +128,29 @@ def test_npy_and_csv(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(DatasetError, match="numpy array"):
         import_files(files, dataset="d", model="m")
+
+
+def test_label_columns_of_a_table_become_the_task_that_a_probe_answers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(40) % 2
+    X = (rng.normal(size=(40, 8)) + 4 * truth[:, None]).astype(np.float32)
+    table = pd.DataFrame({"id": [f"i{row}" for row in range(40)], "split": ["train"] * 30 + ["test"] * 10})
+    table["label"], table["mass"], table["nodule"] = np.array(["no", "yes"])[truth], truth, 1 - truth
+    np.save(tmp_path / "x.npy", X)
+    table.to_csv(tmp_path / "x.csv", index=False)
+    files = [tmp_path / "x.npy", tmp_path / "x.csv"]
+    one = FeatureStore(import_files(files, dataset="one", model="m"))
+    (task,) = one.tasks
+    assert (task.name, task.type, task.classes) == ("label", "binary", ("no", "yes"))
+    store = FeatureStore(import_files(files, dataset="two", model="m", label_columns=("mass", "nodule")))
+    (several,) = store.tasks
+    assert (several.type, several.columns) == ("multilabel", ("mass", "nodule"))
+    with pytest.raises(DatasetError, match="no column 'lable'; did you mean 'label'"):
+        import_files(files, dataset="three", model="m", label_columns=("lable",))
+    result = featcache.probe("logistic", one, C=[0.1, 1.0], n_bootstrap=20)
+    assert result.runs[0].metrics["accuracy"].value == 1.0
+    (note,) = [note for note in result.notes if note.startswith("No val split: C = ")]
+    assert "a part of train held out" in note
 
 
 @pytest.mark.parametrize("layout", ["list", "fixed", "columns"])
