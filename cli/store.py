@@ -135,9 +135,9 @@ def verify(
     store_path: Path | None, dataset: str | None, model: str | None, home: Path | None,
     do_repair: bool, source: bool, root: Path | None, weights: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare every file of a store with its checksums. Exit code 1 if something is wrong."""
+    """Compare every file of a store with its checksums, and its dataset's masks. Exit code 1 if something is wrong."""
     from featcache.extraction import check_source, repair
-    from featcache.store import verify_store
+    from featcache.store import verify_masks, verify_store
 
     path = chosen_path(store_path, dataset, model, home)
     problems = verify_store(path)
@@ -147,6 +147,8 @@ def verify(
             report = repair(path, root=root, weights=weights, progress=progress)
     changed = check_source(path, root or _own_root(path)) if source else []
     left = verify_store(path) if report is not None else problems
+    masks = verify_masks(path.parent)
+    problems, left = [*problems, *masks], [*left, *masks]
     if as_json:
         print_json({
             "store": path, "problems": [asdict(problem) for problem in problems],

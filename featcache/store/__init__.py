@@ -14,6 +14,7 @@ from featcache.store.imported import store_from_arrays
 from featcache.store.joining import join_samples
 from featcache.store.keys import Key
 from featcache.store.mask_documents import masks_path
+from featcache.store.mask_verification import verify_masks
 from featcache.store.mask_writer import MaskRow, MaskWriter, open_mask_writer
 from featcache.store.masks import Masks, open_masks
 from featcache.store.quarantine import write_quarantine
@@ -84,6 +85,7 @@ __all__ = [
     "store_from_arrays",
     "store_paths",
     "unpack",
+    "verify_masks",
     "verify_store",
     "write_quarantine",
     "write_samples",

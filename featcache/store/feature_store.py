@@ -395,4 +395,10 @@ def digests_from_text(texts: Sequence[str | None]) -> NDArray[np.uint8]:
         joined = "".join(texts)  # type: ignore[arg-type]  # the quick way, where none is missing
     except TypeError:
         joined = "".join(text if isinstance(text, str) else "0" * 32 for text in texts)
-    return np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(-1, 16)
+    try:
+        return np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(-1, 16)
+    except ValueError as error:
+        raise StoreCorruptError(
+            f"the samples table has a digest that is none ({error})",
+            remedy="`featcache verify` looks at all files; `featcache extract` writes the table anew.",
+        ) from error

@@ -65,11 +65,14 @@ def checksum_file(folder: Path) -> Path:
 
 
 def samples_match_checksum(folder: Path) -> bool:
-    """Whether the table is the one that featcache wrote last; also true where no checksum was noted."""
+    """Whether the table is the one that featcache wrote last: false where no checksum was noted."""
     noted = checksum_file(folder)
     if not noted.is_file():
-        return True
-    return noted.read_text().strip() == hashlib.sha256(samples_file(folder).read_bytes()).hexdigest()
+        return False
+    return (
+        noted.read_bytes().strip().decode("ascii", "replace")
+        == hashlib.sha256(samples_file(folder).read_bytes()).hexdigest()
+    )
 
 
 def read_samples(folder: Path) -> SampleTable | None:
@@ -92,19 +95,17 @@ def read_samples(folder: Path) -> SampleTable | None:
         table = pyarrow.parquet.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"featcache"])
         version = int(facts["version"])
-        tasks = tuple(_task(task) for task in facts["tasks"]) if version <= SAMPLES_VERSION else ()
-    except (pyarrow.ArrowInvalid, KeyError, ValueError, TypeError) as error:
+        if version <= SAMPLES_VERSION:
+            tasks = tuple(_task(task) for task in facts["tasks"])
+            said = facts["dataset"], table.to_pandas(), tasks, facts["split_origin"], tuple(facts["notes"])
+            return SampleTable(*said, facts.get("root", ""))
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise StoreCorruptError(
-            f"{path} is not a featcache samples table ({error})",
+            f"{path} is not a featcache samples table ({' '.join(str(error).split())})",
             remedy="Run `featcache extract` again: it writes the table anew and computes nothing twice.",
         ) from error
-    if version > SAMPLES_VERSION:
-        raise StoreVersionError(
-            f"{path} has version {version}, this featcache reads up to {SAMPLES_VERSION}",
-            remedy="Upgrade featcache.",
-        )
-    return SampleTable(
-        facts["dataset"], table.to_pandas(), tasks, facts["split_origin"], tuple(facts["notes"]), facts.get("root", "")
+    raise StoreVersionError(
+        f"{path} has version {version}, this featcache reads up to {SAMPLES_VERSION}", remedy="Upgrade featcache."
     )
 
 

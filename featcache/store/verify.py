@@ -18,7 +18,7 @@ from featcache.store.keys import Key
 from featcache.store.manifest import group_copy, manifest_file, read_manifest
 from featcache.store.packing import check_packed
 from featcache.store.quarantine import quarantine_file, read_quarantine
-from featcache.store.samples import read_samples, samples_file, samples_match_checksum
+from featcache.store.samples import checksum_file, read_samples, samples_file, samples_match_checksum
 from featcache.store.segments import Segment, read_segment, segment_records, serialize_segment
 from featcache.store.token_basis import basis_fault
 from featcache.store.token_forms import BASIS
@@ -182,15 +182,23 @@ def _manifest_problems(path: Path, has_rows: bool) -> Iterator[Problem]:
 
 def _sample_problems(path: Path) -> Iterator[Problem]:
     """Only asked of a store whose files are intact."""
-    table = None
+    file, noted = samples_file(path.parent), checksum_file(path.parent)
+    if noted.is_file() and not file.is_file():
+        yield Problem(file.name, "the table is gone, its checksum is there: `featcache extract` writes it anew")
+    if not file.is_file():
+        return
+    if not noted.is_file():
+        yield Problem(noted.name, "the checksum of the table is gone: `featcache extract` writes both anew")
+    elif not samples_match_checksum(path.parent):
+        yield Problem(file.name, "the table is not the one that featcache wrote (checksum)")
+        return
     try:
         table = read_samples(path.parent)
     except StoreCorruptError as error:
-        yield Problem("samples.parquet", error.message)
+        yield Problem(file.name, error.message)
+        return
     if table is None:
         return
-    if not samples_match_checksum(path.parent):
-        yield Problem(samples_file(path.parent).name, "the table is not the one that featcache wrote (checksum)")
     store = FeatureStore(path)
     digests = digests_from_text(table.frame["digest"].tolist())
     missing = (store.rows_of(digests) < 0) | (digests == np.frombuffer(NO_ROW, np.uint8)).all(axis=1)
